@@ -1,0 +1,58 @@
+//! The only code that touches an operating system.
+//!
+//! The agent reaches files, processes, systemd, the journal, links and mounts through a [`Host`] and through nothing else. Files
+//! stand below a [`Root`]; everything that isn't a file is behind a narrow trait: [`Systemd`], [`Journal`], [`Machine`],
+//! [`Network`]. [`Host::real`] is the machine that the program runs on. With the feature `fake`, `fake::FakeHost` is a machine
+//! made of a directory and of settable facts, on which the whole agent runs inside a test.
+//!
+//! Parsers are pure functions beside the code that reads their input. Nothing here knows k3s, fleets or the wire.
+
+pub mod command;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+pub mod files;
+pub mod journal;
+pub mod machine;
+pub mod mounts;
+pub mod network;
+pub mod presence;
+pub mod snapshot;
+pub mod systemd;
+
+use std::sync::Arc;
+
+pub use files::{Change, FileError, Root, staging::Staging};
+pub use journal::Journal;
+pub use machine::Machine;
+pub use network::Network;
+pub use systemd::Systemd;
+
+/// A machine: its files and the four services that the agent asks about it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The files.
+    pub root: Root,
+    /// The service manager.
+    pub systemd: Arc<dyn Systemd>,
+    /// The log.
+    pub journal: Arc<dyn Journal>,
+    /// Facts about hardware, kernel and distribution.
+    pub machine: Arc<dyn Machine>,
+    /// Links, addresses, routes and packet rules.
+    pub network: Arc<dyn Network>,
+}
+
+impl Host {
+    /// The machine that this program runs on. Opens nothing yet; the first question to systemd connects to the system bus.
+    pub fn real() -> Self {
+        let root = Root::real();
+        let bus = systemd::bus::Bus::new();
+        Self {
+            systemd: Arc::new(systemd::bus::BusSystemd::new(bus.clone())),
+            journal: Arc::new(journal::Journalctl),
+            machine: Arc::new(machine::linux::LinuxMachine::new(root.clone(), bus)),
+            network: Arc::new(network::netlink::Netlink),
+            root,
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The accept loops behind [`Incoming`](super::Incoming).
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::connection::Io;
+use super::{
+    Connection, Connections, Limits, Peer, PeerInfo, RefusalReason, RefusalSink, RefusedHandshake,
+};
+use crate::tls::{Refused, ServerTls};
+
+/// A peer that vanished is noticed after about this long plus [`PROBES`] times [`PROBE_EVERY`].
+const IDLE_BEFORE_PROBE: u32 = 30;
+const PROBE_EVERY: u32 = 10;
+const PROBES: u32 = 3;
+
+/// How long to wait when the system can't accept: out of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a refused caller gets to take our alert before the connection is reset.
+const ALERT_TIME: Duration = Duration::from_millis(500);
+
+/// What the handshakes of one listener share.
+struct Door {
+    tls: ServerTls,
+    connections: Connections,
+    limit: Duration,
+    refused: Arc<RefusalSink>,
+    sender: mpsc::Sender<Connection>,
+}
+
+pub(super) async fn tcp(
+    listener: TcpListener,
+    tls: ServerTls,
+    connections: Connections,
+    limits: Limits,
+    refused: Arc<RefusalSink>,
+    sender: mpsc::Sender<Connection>,
+) {
+    let door = Arc::new(Door {
+        tls,
+        connections,
+        limit: limits.handshake,
+        refused,
+        sender,
+    });
+    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    let places = Arc::new(Semaphore::new(limits.connections));
+    // Ends all handshakes with the listener.
+    let mut running = JoinSet::new();
+    loop {
+        while running.try_join_next().is_some() {}
+        let (Ok(handshake), Ok(place)) = (
+            handshakes.clone().acquire_owned().await,
+            places.clone().acquire_owned().await,
+        ) else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, remote)) => {
+                let door = door.clone();
+                running.spawn(async move {
+                    door.handshake(stream, remote.to_string(), place).await;
+                    drop(handshake);
+                });
+            }
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+pub(super) async fn unix(
+    listener: UnixListener,
+    connections: Connections,
+    limits: Limits,
+    sender: mpsc::Sender<Connection>,
+) {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        let accepted = match listener.accept().await {
+            Ok((stream, _)) => local_peer(&stream).await.map(|peer| (stream, peer)),
+            Err(error) => {
+                pause(&error).await;
+                continue;
+            }
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let registered = connections.add(peer.clone());
+                let info = PeerInfo {
+                    peer,
+                    remote: "unix socket".to_owned(),
+                };
+                let connection = Connection::new(Io::Unix(stream), info, registered, place);
+                if sender.send(connection).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "failed to find out who opened the unix socket"),
+        }
+    }
+}
+
+impl Door {
+    async fn handshake(&self, stream: TcpStream, remote: String, place: OwnedSemaphorePermit) {
+        if let Err(error) = prepare(&stream) {
+            tracing::debug!(%error, %remote, "failed to set socket options");
+        }
+        let accepted = match timeout(self.limit, self.tls.accept(stream)).await {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(Refused { io, identity, why })) => {
+                let reason = match why {
+                    Ok(refusal) => RefusalReason::Refused(refusal),
+                    Err(error) => RefusalReason::Broken(error),
+                };
+                (self.refused)(RefusedHandshake {
+                    remote,
+                    identity,
+                    reason,
+                });
+                let_go(io).await;
+                return;
+            }
+            Err(_) => {
+                (self.refused)(RefusedHandshake {
+                    remote,
+                    identity: None,
+                    reason: RefusalReason::TimedOut,
+                });
+                return;
+            }
+        };
+        let peer = accepted
+            .peer
+            .map_or(Peer::Anonymous, |(identity, facts)| Peer::Identified {
+                identity,
+                facts,
+            });
+        let registered = self.connections.add(peer.clone());
+        // Whoever was revoked after the handshake and before it was registered was missed by both.
+        if let Peer::Identified { identity, facts } = &peer
+            && let Err(refusal) = self.tls.still_admits(identity, facts)
+        {
+            drop(registered);
+            (self.refused)(RefusedHandshake {
+                remote,
+                identity: Some(identity.clone()),
+                reason: RefusalReason::Refused(refusal),
+            });
+            return;
+        }
+        let info = PeerInfo { peer, remote };
+        let io = Io::Tls(Box::new(accepted.stream));
+        // An error means that the server is going down.
+        let _ = self
+            .sender
+            .send(Connection::new(io, info, registered, place))
+            .await;
+    }
+}
+
+/// Ends a refused connection so that the alert arrives: a reset because of unread bytes would overtake it.
+async fn let_go(mut stream: TcpStream) {
+    let drained = async {
+        stream.shutdown().await?;
+        let mut waste = [0; 1024];
+        while stream.read(&mut waste).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // Whether the caller takes the alert is its own affair.
+    let _ = timeout(ALERT_TIME, drained).await;
+}
+
+/// No delay for small writes, and probes that find out when the other end is gone.
+pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &IDLE_BEFORE_PROBE)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &PROBE_EVERY)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &PROBES)?;
+    Ok(())
+}
+
+/// Asks the kernel who opened the other end (SO_PEERCRED).
+async fn local_peer(stream: &UnixStream) -> io::Result<Peer> {
+    let uid = stream.peer_cred()?.uid();
+    // Looking up the name may ask a directory service.
+    let name = tokio::task::spawn_blocking(move || {
+        nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid))
+            .ok()
+            .flatten()
+            .map_or_else(|| uid.to_string(), |user| user.name)
+    })
+    .await
+    .unwrap_or_else(|_| uid.to_string());
+    Ok(Peer::Local { uid, name })
+}
+
+/// A caller that went away between the kernel and us costs nothing; anything else is a want of resources.
+async fn pause(error: &io::Error) {
+    if matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    ) {
+        return;
+    }
+    tracing::warn!(%error, "failed to accept a connection");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
