@@ -83,6 +83,9 @@ mod tests {
                 ..Default::default()
             },
         );
-        assert!(!shown.contains("geheim") && !shown.contains("103"), "{shown}");
+        assert!(
+            !shown.contains("geheim") && !shown.contains("103"),
+            "{shown}"
+        );
     }
 }

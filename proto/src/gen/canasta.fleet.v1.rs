@@ -111,6 +111,9 @@ pub struct K3sFacts {
     /// Names of the keys in the configuration file, never their values.
     #[prost(string, repeated, tag = "17")]
     pub config_keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// When the unit's present process was started; unset when there is none.
+    #[prost(message, optional, tag = "18")]
+    pub unit_started_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// The part that a node plays in a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -2438,6 +2441,22 @@ pub mod artefact_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// A certificate with what its holder needs to know.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IssuedCertificate {
+    /// The name it was issued for: the host's or the user's.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The fleet, as in its SPIFFE ids.
+    #[prost(string, tag = "2")]
+    pub fleet_id: ::prost::alloc::string::String,
+    /// The leaf certificate, DER.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub certificate: ::prost::bytes::Bytes,
+    /// The fleet's CA certificate, DER.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub ca_certificate: ::prost::bytes::Bytes,
+}
 /// A control plane to install.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InstallControlPlaneRequest {
@@ -3262,6 +3281,20 @@ pub struct RemoveUserRequest {
 /// The user is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveUserResponse {}
+/// A user who wants to go on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewCertificateRequest {
+    /// PKCS#10 request, DER. Only its public key is used.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub csr: ::prost::bytes::Bytes,
+}
+/// A new certificate. The one that made this call stays good until it ends.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewCertificateResponse {
+    /// The certificate.
+    #[prost(message, optional, tag = "1")]
+    pub issued: ::core::option::Option<IssuedCertificate>,
+}
 /// The caller asks for itself.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WhoAmIRequest {}
@@ -3520,6 +3553,33 @@ pub mod user_service_client {
                 .insert(GrpcMethod::new("canasta.fleet.v1.UserService", "RemoveUser"));
             self.inner.unary(req, path, codec).await
         }
+        /// Gives the calling user a new certificate for a new key, before the present one ends.
+        pub async fn renew_certificate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RenewCertificateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RenewCertificateResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.UserService/RenewCertificate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("canasta.fleet.v1.UserService", "RenewCertificate"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// Tells the caller who it is to the controller.
         pub async fn who_am_i(
             &mut self,
@@ -3576,6 +3636,14 @@ pub mod user_service_server {
             request: tonic::Request<super::RemoveUserRequest>,
         ) -> std::result::Result<
             tonic::Response<super::RemoveUserResponse>,
+            tonic::Status,
+        >;
+        /// Gives the calling user a new certificate for a new key, before the present one ends.
+        async fn renew_certificate(
+            &self,
+            request: tonic::Request<super::RenewCertificateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RenewCertificateResponse>,
             tonic::Status,
         >;
         /// Tells the caller who it is to the controller.
@@ -3781,6 +3849,51 @@ pub mod user_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RemoveUserSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.UserService/RenewCertificate" => {
+                    #[allow(non_camel_case_types)]
+                    struct RenewCertificateSvc<T: UserService>(pub Arc<T>);
+                    impl<
+                        T: UserService,
+                    > tonic::server::UnaryService<super::RenewCertificateRequest>
+                    for RenewCertificateSvc<T> {
+                        type Response = super::RenewCertificateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RenewCertificateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as UserService>::renew_certificate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RenewCertificateSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -4228,22 +4341,6 @@ pub mod enrol_host_response {
         #[prost(message, tag = "2")]
         DialBack(super::DialBack),
     }
-}
-/// A certificate with what its holder needs to know.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct IssuedCertificate {
-    /// The name it was issued for: the host's or the user's.
-    #[prost(string, tag = "1")]
-    pub name: ::prost::alloc::string::String,
-    /// The fleet, as in its SPIFFE ids.
-    #[prost(string, tag = "2")]
-    pub fleet_id: ::prost::alloc::string::String,
-    /// The leaf certificate, DER.
-    #[prost(bytes = "bytes", tag = "3")]
-    pub certificate: ::prost::bytes::Bytes,
-    /// The fleet's CA certificate, DER.
-    #[prost(bytes = "bytes", tag = "4")]
-    pub ca_certificate: ::prost::bytes::Bytes,
 }
 /// What came of dialling a new agent.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -105,7 +105,15 @@ impl Runner {
             {
                 End::Succeeded
             }
-            None => End::Cancelled,
+            None if cancel.is_cancelled() => End::Cancelled,
+            // Steps are left that nothing will ever make ready; `Plan::check` finds such a plan before it is run.
+            None => End::Failed(
+                StepError::new(
+                    "INTERNAL",
+                    "the plan has steps that wait for one that it lacks",
+                )
+                .hint("report it with the daemon's log of this minute"),
+            ),
         }
     }
 
@@ -133,7 +141,16 @@ impl Runner {
                 let event = pb::StepFailed {
                     error: Some(error.report().clone()),
                 };
-                self.record(id, StepEvent::Failed(event)).await?;
+                if let Err(broken) = self.record(id, StepEvent::Failed(event)).await {
+                    // Nobody else will tell of it.
+                    tracing::error!(
+                        step = id,
+                        reason = error.reason(),
+                        error = &error as &dyn std::error::Error,
+                        "the step failed, and the journal could not be written"
+                    );
+                    return Err(broken);
+                }
                 Err(End::Failed(error))
             }
         }
@@ -157,9 +174,13 @@ impl Runner {
     async fn undo(&self, ended: &[&Planned]) {
         for planned in ended.iter().rev() {
             let id = planned.info.id.as_str();
-            match tokio::time::timeout(UNDO_LIMIT, planned.step.undo()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
+            let undo = AssertUnwindSafe(planned.step.undo()).catch_unwind();
+            match tokio::time::timeout(UNDO_LIMIT, undo).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Err(_panic)) => {
+                    tracing::error!(step = id, "undoing the step ended in a bug of this program");
+                }
+                Ok(Ok(Err(error))) => {
                     tracing::error!(
                         step = id,
                         error = &error as &dyn std::error::Error,

@@ -163,6 +163,40 @@ async fn a_failure_ends_the_run_and_undoes_what_was_done_in_reverse() {
 }
 
 #[tokio::test]
+async fn a_panic_in_one_undo_does_not_keep_the_others_from_theirs() {
+    struct Undone(bool, Arc<Mutex<bool>>);
+    #[async_trait]
+    impl Step for Undone {
+        async fn run(&self, _: &Reporter) -> Result<Done, StepError> {
+            Ok(Done::changed(""))
+        }
+        async fn undo(&self) -> Result<(), StepError> {
+            assert!(!self.0, "a bug");
+            *self.1.lock().unwrap() = true;
+            Ok(())
+        }
+    }
+    let undone = Arc::new(Mutex::new(false));
+    let plan = Plan::new()
+        .then(info("a"), Undone(false, undone.clone()))
+        .then(info("b"), Undone(true, undone.clone()))
+        .then(
+            info("c"),
+            Act(|_| async { Err(StepError::new("BROKEN", "it broke")) }),
+        );
+    let (end, _) = run(&plan, Resume::default()).await;
+    assert!(matches!(end, End::Failed(error) if error.reason() == "BROKEN"));
+    assert!(*undone.lock().unwrap());
+}
+
+#[tokio::test]
+async fn a_plan_that_can_not_end_is_a_failure_and_no_cancel() {
+    let plan = Plan::new().after(&["nowhere"], info("a"), good());
+    let (end, _) = run(&plan, Resume::default()).await;
+    assert!(matches!(end, End::Failed(error) if error.reason() == "INTERNAL"));
+}
+
+#[tokio::test]
 async fn a_panic_is_a_failure_that_says_so() {
     let plan = Plan::new().then(info("a"), Act(|_| async { panic!("a bug") }));
     let (end, lines) = run(&plan, Resume::default()).await;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -112,6 +113,14 @@ impl Lab {
         }
         let locks = self.layout.locks();
         fs::create_dir_all(&locks).map_err(at(&locks))?;
+        // The default lies where anybody can make a directory of that name first.
+        let root = self.layout.root();
+        let found = fs::symlink_metadata(root).map_err(at(root))?;
+        if found.uid() != 0 || found.mode() & 0o022 != 0 {
+            return Err(LabError::NotOwn {
+                path: root.to_owned(),
+            });
+        }
         let path = locks.join(format!("{}.lock", self.name()));
         let file = File::create(&path).map_err(at(&path))?;
         if file.try_lock().is_err() {

@@ -39,6 +39,11 @@ impl Layout {
         &self.name
     }
 
+    /// The directory of everything.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where root file systems to start from are kept, for all labs.
     pub fn bases(&self) -> PathBuf {
         self.root.join("base")

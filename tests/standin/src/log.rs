@@ -53,6 +53,13 @@ impl Log {
         }))
     }
 
+    /// Lines in k3s's form for a journal other than systemd's.
+    pub fn lines(sink: impl Fn(String) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(move |level, message: &str| {
+            sink(line(level, message));
+        }))
+    }
+
     /// No lines at all.
     pub fn silent() -> Self {
         Self(Arc::new(|_, _| {}))

@@ -211,6 +211,8 @@ fn resume(path: &Path, size: u64) -> Result<(Open, u64), FileError> {
         .create(true)
         .truncate(false)
         .mode(0o600)
+        // A link that somebody put in its place is not followed.
+        .custom_flags(nix::libc::O_NOFOLLOW)
         .open(path)
         .map_err(|source| FileError::io("open", path, source))?;
     let mut hasher = Sha256::new();

@@ -13,11 +13,11 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant};
 use super::{ListedUnit, Systemd, SystemdError, Unit, UnitStream};
 use crate::files::Change;
 
-mod manager;
+mod interface;
 mod unit;
 mod watch;
 
-use manager::ManagerProxy;
+use interface::ManagerProxy;
 
 const SERVICE: &str = "org.freedesktop.systemd1";
 

@@ -1,6 +1,7 @@
 //! The accept loops behind [`Incoming`](super::Incoming).
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,13 @@ const PROBES: u32 = 3;
 /// How long to wait when the system can't accept: out of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Callers without a certificate enrol or redeem a token and go. Those who stay must not take the places of members.
+const ANONYMOUS: usize = 128;
+const ANONYMOUS_STAY: Duration = Duration::from_mins(2);
+
+/// How long it may take to find the name of a local user; a directory service may be away.
+const NAME_TIME: Duration = Duration::from_secs(2);
+
 /// How long a refused caller gets to take our alert before the connection is reset.
 const ALERT_TIME: Duration = Duration::from_millis(500);
 
@@ -32,6 +40,8 @@ const ALERT_TIME: Duration = Duration::from_millis(500);
 struct Door {
     tls: ServerTls,
     connections: Connections,
+    /// Places for callers without a certificate.
+    anonymous: Arc<Semaphore>,
     limit: Duration,
     refused: Arc<RefusalSink>,
     sender: mpsc::Sender<Connection>,
@@ -48,6 +58,9 @@ pub(super) async fn tcp(
     let door = Arc::new(Door {
         tls,
         connections,
+        anonymous: Arc::new(Semaphore::new(
+            ANONYMOUS.min(limits.connections.div_ceil(2)),
+        )),
         limit: limits.handshake,
         refused,
         sender,
@@ -68,6 +81,8 @@ pub(super) async fn tcp(
             Ok((stream, remote)) => {
                 let door = door.clone();
                 running.spawn(async move {
+                    // An IPv4 caller on a socket for both families is shown as the IPv4 address that it has.
+                    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
                     door.handshake(stream, remote.to_string(), place).await;
                     drop(handshake);
                 });
@@ -102,7 +117,7 @@ pub(super) async fn unix(
                     peer,
                     remote: "unix socket".to_owned(),
                 };
-                let connection = Connection::new(Io::Unix(stream), info, registered, place);
+                let connection = Connection::new(Io::Unix(stream), info, registered, place, None);
                 if sender.send(connection).await.is_err() {
                     return;
                 }
@@ -147,6 +162,22 @@ impl Door {
                 identity,
                 facts,
             });
+        let guest = match &peer {
+            Peer::Anonymous => {
+                let Ok(permit) = self.anonymous.clone().try_acquire_owned() else {
+                    (self.refused)(RefusedHandshake {
+                        remote,
+                        identity: None,
+                        reason: RefusalReason::Broken(io::Error::other(
+                            "too many callers without a certificate are connected",
+                        )),
+                    });
+                    return;
+                };
+                Some((permit, ANONYMOUS_STAY))
+            }
+            _ => None,
+        };
         let registered = self.connections.add(peer.clone());
         // Whoever was revoked after the handshake and before it was registered was missed by both.
         if let Peer::Identified { identity, facts } = &peer
@@ -165,7 +196,7 @@ impl Door {
         // An error means that the server is going down.
         let _ = self
             .sender
-            .send(Connection::new(io, info, registered, place))
+            .send(Connection::new(io, info, registered, place, guest))
             .await;
     }
 }
@@ -200,10 +231,12 @@ async fn local_peer(stream: &UnixStream) -> io::Result<Peer> {
         nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid))
             .ok()
             .flatten()
-            .map_or_else(|| uid.to_string(), |user| user.name)
-    })
-    .await
-    .unwrap_or_else(|_| uid.to_string());
+            .map(|user| user.name)
+    });
+    let name = match timeout(NAME_TIME, name).await {
+        Ok(Ok(Some(name))) => name,
+        _ => uid.to_string(),
+    };
     Ok(Peer::Local { uid, name })
 }
 

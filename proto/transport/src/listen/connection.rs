@@ -4,12 +4,12 @@ use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
 use super::PeerInfo;
@@ -20,10 +20,10 @@ use super::registry::Registered;
 pub struct Connection {
     io: Io,
     info: PeerInfo,
-    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    closed: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
     registered: Registered,
-    /// Gives its place to the next caller.
-    _permit: OwnedSemaphorePermit,
+    /// Give their places to the next callers.
+    _permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
 
 pub(super) enum Io {
@@ -32,18 +32,32 @@ pub(super) enum Io {
 }
 
 impl Connection {
+    /// A guest has a second place, and how long it may stay.
     pub(super) fn new(
         io: Io,
         info: PeerInfo,
         registered: Registered,
         permit: OwnedSemaphorePermit,
+        guest: Option<(OwnedSemaphorePermit, Duration)>,
     ) -> Self {
+        let token = registered.token.clone();
+        let (guest, stay) = guest.unzip();
+        let closed = async move {
+            match stay {
+                Some(stay) => {
+                    if tokio::time::timeout(stay, token.cancelled()).await.is_err() {
+                        token.cancel();
+                    }
+                }
+                None => token.cancelled().await,
+            }
+        };
         Self {
             io,
             info,
-            closed: Box::pin(registered.token.clone().cancelled_owned()),
+            closed: Box::pin(closed),
             registered,
-            _permit: permit,
+            _permits: (permit, guest),
         }
     }
 
@@ -63,7 +77,7 @@ impl Connection {
 fn closed() -> io::Error {
     io::Error::new(
         ErrorKind::ConnectionAborted,
-        "the connection was closed: its peer was removed",
+        "the connection was closed by this side: its peer was removed, or is no member and stayed too long",
     )
 }
 
@@ -91,7 +105,7 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         // Wakes the reader when the connection is to be closed, however idle it is.
-        if self.closed.as_mut().poll(context).is_ready() {
+        if self.registered.token.is_cancelled() || self.closed.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(closed()));
         }
         match &mut self.io {

@@ -119,7 +119,7 @@ impl ServerTls {
                         let peer = Some(peer.clone());
                         return Ok(Accepted { stream, peer });
                     }
-                    None if !shown => {
+                    None if !shown && matches!(self.admits, Admits::Users(_)) => {
                         material.mark_used();
                         return Ok(Accepted { stream, peer: None });
                     }

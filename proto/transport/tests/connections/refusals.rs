@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::fleet::{Fleet, HOUR, Leaf};
-use crate::service::{Serving, who};
+use crate::service::{Serving, call, who};
 
 async fn agent(fleet: &Fleet) -> Serving {
     let leaf = fleet.leaf(fleet.agent("cp1"));
@@ -448,4 +448,40 @@ async fn silent_and_talkative_callers_hold_up_nobody() {
     let late = serving.refused.recv().await.expect("refused");
     assert!(matches!(late.reason, RefusalReason::TimedOut));
     drop(silent);
+}
+
+#[tokio::test]
+async fn callers_without_a_certificate_leave_room_for_members() {
+    let fleet = Fleet::new();
+    let leaf = fleet.leaf(fleet.controller());
+    let limits = Limits {
+        connections: 4,
+        ..Limits::default()
+    };
+    let tls = ServerTls::controller(leaf.reloadable(), Arc::new(|_, _| Ok(())));
+    let mut serving = Serving::with_limits(tls, limits).await;
+    let dial = async |tls: ClientTls| {
+        dial::connect(&serving.address(), &tls, &dial::Limits::default()).await
+    };
+    let pinned = || ClientTls::pinned(fleet.authority.ca_pin());
+    let first = dial(pinned()).await.expect("dialled");
+    let second = dial(pinned()).await.expect("dialled");
+    let third = dial(pinned()).await;
+    assert!(matches!(third, Err(DialError::Broken { .. })), "{third:?}");
+    let anna = fleet.leaf(fleet.user("anna")).reloadable();
+    let member = dial(ClientTls::fleet(anna, fleet.controller()))
+        .await
+        .expect("dialled");
+    assert_eq!(who(&member.channel).await, "user anna");
+
+    // Who stays too long goes, and members stay.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(121)).await;
+    tokio::time::resume();
+    for gone in [&first, &second] {
+        while call(&gone.channel, 0).await.is_ok() {}
+    }
+    assert_eq!(who(&member.channel).await, "user anna");
+    let refused = serving.refused.recv().await.expect("refused");
+    assert!(refused.reason.to_string().contains("broke off"));
 }

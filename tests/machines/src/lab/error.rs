@@ -36,6 +36,15 @@ pub enum LabError {
         /// The directory.
         path: PathBuf,
     },
+    /// Somebody else can write to the directory, and what lies there is run as root.
+    #[error(
+        "failed to use {} for labs: somebody other than root can write to it; look at what it holds \
+         and remove it, or name another one with CANASTA_LAB_DIR", path.display()
+    )]
+    NotOwn {
+        /// The directory.
+        path: PathBuf,
+    },
     /// There is no such node.
     #[error("failed to find node {node} in lab {lab}{}", known(nodes))]
     UnknownNode {

@@ -9,7 +9,7 @@ use zbus::fdo::PropertiesProxy;
 
 use super::super::Unit;
 use super::SERVICE;
-use super::manager::ManagerProxy;
+use super::interface::ManagerProxy;
 
 /// Reads a unit; systemd loads it if it isn't in memory.
 pub(super) async fn read(manager: &ManagerProxy<'_>, name: &str) -> Result<Unit, zbus::Error> {

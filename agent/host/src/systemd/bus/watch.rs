@@ -5,7 +5,7 @@ use tokio::sync::watch::{Receiver, Sender, channel};
 use zbus::fdo::PropertiesProxy;
 
 use super::super::{SystemdError, Unit, UnitStream};
-use super::manager::ManagerProxy;
+use super::interface::ManagerProxy;
 use super::{LIMIT, SERVICE, bounded, unit};
 
 /// The states of a unit from now on.

@@ -1,0 +1,79 @@
+//! Keeps a picture of the node from before the first install, for the uninstall to compare with.
+
+use canasta_host::snapshot::{self, Scope};
+use canasta_steps::{Done, StepError};
+
+use super::Work;
+use crate::k3s::record::Record;
+use crate::k3s::{Error, paths};
+
+/// Units that come and go with k3s.
+const UNITS: [&str; 2] = ["k3s*", "*.mount"];
+
+/// Directories and files that k3s or its installers make.
+const DIRECTORIES: [&str; 18] = [
+    "/etc/rancher",
+    "/etc/rancher/k3s",
+    "/etc/rancher/node",
+    "/etc/cni",
+    "/etc/systemd/network",
+    "/opt/cni",
+    "/run/k3s",
+    "/run/flannel",
+    "/run/containerd",
+    "/var/lib/rancher",
+    "/var/lib/rancher/k3s",
+    "/var/lib/cni",
+    "/var/lib/kubelet",
+    "/var/log/pods",
+    "/var/log/containers",
+    "/usr/local/bin/kubectl",
+    "/usr/local/bin/crictl",
+    "/usr/local/bin/ctr",
+];
+
+/// Kernel settings that k3s changes.
+const SYSCTLS: [&str; 12] = [
+    "net.ipv4.ip_forward",
+    "net.ipv4.conf.all.forwarding",
+    "net.ipv4.conf.all.rp_filter",
+    "net.ipv4.conf.all.route_localnet",
+    "net.ipv6.conf.all.forwarding",
+    "net.bridge.bridge-nf-call-iptables",
+    "net.bridge.bridge-nf-call-ip6tables",
+    "net.netfilter.nf_conntrack_max",
+    "vm.overcommit_memory",
+    "vm.panic_on_oom",
+    "kernel.panic",
+    "kernel.panic_on_oops",
+];
+
+impl Work<'_> {
+    pub(super) async fn snapshot(&self, record: &Record) -> Result<Done, StepError> {
+        let root = &self.host.root;
+        if root.exists(paths::SNAPSHOT).await.map_err(Error::from)? {
+            return Ok(Done::unchanged(format!("{} is kept", paths::SNAPSHOT)));
+        }
+        if !record.owned.is_empty() {
+            return Ok(Done::skipped(
+                "k3s is installed already, so nothing shows the node from before",
+            ));
+        }
+        let list = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let scope = Scope {
+            units: list(&UNITS),
+            directories: list(&DIRECTORIES),
+            sysctls: list(&SYSCTLS),
+        };
+        let taken = snapshot::take(self.host, &scope).await;
+        let content =
+            serde_json::to_vec_pretty(&taken).expect("a snapshot is made of texts and numbers");
+        root.create_dir_all(paths::OWNED_DIR, 0o700)
+            .await
+            .map_err(Error::from)?;
+        root.write(paths::SNAPSHOT, content, 0o600)
+            .await
+            .map_err(Error::from)?;
+        Ok(Done::changed(format!("kept in {}", paths::SNAPSHOT)))
+    }
+}

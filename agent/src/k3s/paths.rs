@@ -1,0 +1,81 @@
+//! Where k3s and the agent's records of it lie. All paths are absolute paths of the host.
+
+use canasta_proto::pb::K3sRole;
+
+/// The binary.
+pub const BINARY: &str = "/usr/local/bin/k3s";
+/// Where the binary and the links to it lie.
+pub const BINARY_DIR: &str = "/usr/local/bin";
+/// Where installers other than this one put the binary.
+pub const OTHER_BINARIES: [&str; 2] = ["/opt/bin/k3s", "/usr/bin/k3s"];
+/// The script that k3s's own installer leaves behind.
+pub const UNINSTALL_SCRIPT: &str = "/usr/local/bin/k3s-uninstall.sh";
+/// Names that k3s answers to besides its own.
+pub const LINK_NAMES: [&str; 3] = ["kubectl", "crictl", "ctr"];
+/// Where a shell looks for programs: a name that is there is not free.
+pub const PROGRAM_DIRS: [&str; 6] = [
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
+
+/// The configuration that the agent writes.
+pub const CONFIG: &str = "/etc/rancher/k3s/config.yaml";
+/// The configuration that operators write; read after [`CONFIG`], the last one wins.
+pub const CONFIG_DROP_INS: &str = "/etc/rancher/k3s/config.yaml.d";
+/// The secret that agents of the cluster join with; made by this agent, so that it is not the server's token.
+pub const AGENT_TOKEN: &str = "/etc/rancher/k3s/agent-token";
+/// The administrator's kubeconfig; k3s writes it at each start.
+pub const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
+
+/// Keeps udev from changing the hardware address of flannel's link.
+pub const LINK_FILE: &str = "/etc/systemd/network/10-canasta-flannel.link";
+
+/// All that k3s keeps.
+pub const DATA_DIR: &str = "/var/lib/rancher/k3s";
+/// What a server keeps.
+pub const SERVER_DIR: &str = "/var/lib/rancher/k3s/server";
+/// Manifests that a server applies by itself.
+pub const MANIFESTS_DIR: &str = "/var/lib/rancher/k3s/server/manifests";
+/// Settings for the traefik that k3s brings.
+pub const TRAEFIK_MANIFEST: &str = "/var/lib/rancher/k3s/server/manifests/canasta-traefik.yaml";
+/// The CA of the cluster's servers; the same bytes as the body of `/cacerts`.
+pub const SERVER_CA: &str = "/var/lib/rancher/k3s/server/tls/server-ca.crt";
+
+/// The agent's records of what it put on this node.
+pub const OWNED_DIR: &str = "/var/lib/canasta-agent/owned";
+/// The record of k3s.
+pub const RECORD: &str = "/var/lib/canasta-agent/owned/k3s.json";
+/// The picture of the node from before the first install.
+pub const SNAPSHOT: &str = "/var/lib/canasta-agent/owned/snapshot-before.json";
+
+/// The unit of a server.
+pub const SERVER_UNIT: &str = "k3s.service";
+/// The unit of an agent.
+pub const AGENT_UNIT: &str = "k3s-agent.service";
+
+/// The unit of a role; an unknown role is taken for a server.
+pub fn unit(role: K3sRole) -> &'static str {
+    match role {
+        K3sRole::Agent => AGENT_UNIT,
+        K3sRole::Server | K3sRole::Unspecified => SERVER_UNIT,
+    }
+}
+
+/// The unit file of a unit.
+pub fn unit_file(unit: &str) -> String {
+    format!("/etc/systemd/system/{unit}")
+}
+
+/// The environment file of a unit.
+pub fn env_file(unit: &str) -> String {
+    format!("/etc/systemd/system/{unit}.env")
+}
+
+/// Where the artefact with this SHA-256 (hex) is staged: beside the binary, so that a rename puts it in place.
+pub fn staged_binary(sha256: &str) -> String {
+    format!("{BINARY_DIR}/.canasta-k3s-{sha256}.staged")
+}

@@ -1,0 +1,304 @@
+//! What may come in, and who.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use canasta_proto::pb;
+use canasta_proto::pb::task_spec::Verb;
+use canasta_transport::material::Reloadable;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio::io::AsyncReadExt as _;
+use tonic::{Code, Status};
+
+use crate::controller::{Controller, material};
+use crate::fixture::{fault, joined};
+use crate::tasks::start_request;
+
+/// Puts a text into a field of a specification.
+type Set = fn(&mut pb::K3sSpec, String);
+/// Changes a task so that it breaks a rule.
+type Edit = fn(&mut pb::K3sInstallTask);
+
+fn refused<T: std::fmt::Debug>(what: &str, answer: Result<T, Status>) {
+    let fault = fault(&answer.expect_err(what));
+    assert_eq!(fault.code, Code::InvalidArgument, "{what}: {fault:?}");
+    assert_eq!(fault.reason, "INVALID_FIELD", "{what}");
+    assert!(
+        !fault.subject.is_empty() && !fault.hint.is_empty(),
+        "{what}: {fault:?}"
+    );
+    assert!(
+        !fault.message.contains(['\n', '\u{202e}']),
+        "{what}: {fault:?}"
+    );
+}
+
+/// Texts that no name, version, hash or address may be.
+fn bad_texts() -> Vec<String> {
+    [
+        "",
+        " ",
+        "..",
+        "a b",
+        "a/b",
+        "$(reboot)",
+        "a\nb",
+        "a\u{202e}b",
+        "a;b",
+    ]
+    .into_iter()
+    .map(str::to_owned)
+    .chain(["x".repeat(300)])
+    .collect()
+}
+
+#[tokio::test]
+async fn specifications_that_break_a_rule_are_refused() {
+    let (_controller, _node, _agent, mut client) = joined().await;
+    let fields: [(&str, Set); 5] = [
+        ("version", |spec, text| spec.version = text),
+        ("binary_sha256", |spec, text| spec.binary_sha256 = text),
+        ("node_ip", |spec, text| spec.node_ip = text),
+        ("node_name", |spec, text| spec.node_name = text),
+        ("tls_sans", |spec, text| spec.tls_sans = vec![text]),
+    ];
+    for (field, set) in fields {
+        for text in bad_texts() {
+            let mut request = start_request("t1");
+            change(&mut request, |task| {
+                set(task.spec.as_mut().expect("spec"), text.clone());
+            });
+            refused(
+                &format!("{field} {text:?}"),
+                client.start_task(request).await,
+            );
+        }
+    }
+    let changes: [(&str, Edit); 9] = [
+        ("step", |task| task.step = 0),
+        ("unknown step", |task| task.step = 99),
+        ("no spec", |task| task.spec = None),
+        ("role", |task| task.spec.as_mut().expect("spec").role = 0),
+        ("unspecified ip", |task| {
+            task.spec.as_mut().expect("spec").node_ip = "0.0.0.0".to_owned();
+        }),
+        ("link", |task| {
+            task.spec.as_mut().expect("spec").flannel_link = "a/b".to_owned();
+        }),
+        ("long link", |task| {
+            task.spec.as_mut().expect("spec").flannel_link = "a".repeat(16);
+        }),
+        ("san with a port", |task| {
+            task.spec.as_mut().expect("spec").tls_sans = vec!["a:1".to_owned()];
+        }),
+        ("many sans", |task| {
+            task.spec.as_mut().expect("spec").tls_sans = vec!["a".to_owned(); 65];
+        }),
+    ];
+    for (what, edit) in changes {
+        let mut request = start_request("t1");
+        change(&mut request, edit);
+        refused(what, client.start_task(request).await);
+    }
+    let no_verb = pb::StartTaskRequest {
+        spec: Some(pb::TaskSpec { verb: None }),
+        ..start_request("t1")
+    };
+    refused("no verb", client.start_task(no_verb).await);
+    let no_spec = pb::StartTaskRequest {
+        spec: None,
+        ..start_request("t1")
+    };
+    refused("no spec", client.start_task(no_spec).await);
+}
+
+fn change(request: &mut pb::StartTaskRequest, edit: impl FnOnce(&mut pb::K3sInstallTask)) {
+    match request.spec.as_mut().and_then(|spec| spec.verb.as_mut()) {
+        Some(Verb::K3sInstall(task)) => edit(task),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn other_requests_that_break_a_rule_are_refused() {
+    let (_controller, _node, _agent, mut client) = joined().await;
+    for text in bad_texts() {
+        refused("task id", client.start_task(start_request(&text)).await);
+        let watch = pb::WatchTaskRequest {
+            task_id: text.clone(),
+            after_seq: 0,
+        };
+        refused("task id", client.watch_task(watch).await);
+        let stat = pb::StatArtefactRequest {
+            sha256: text,
+            size: 1,
+        };
+        refused("sha256", client.stat_artefact(stat).await);
+    }
+    for size in [0, 512 * 1024 * 1024 + 1, u64::MAX] {
+        let stat = pb::StatArtefactRequest {
+            sha256: "a".repeat(64),
+            size,
+        };
+        refused("size", client.stat_artefact(stat).await);
+    }
+    for role in [0, 99] {
+        refused(
+            "role",
+            client.preflight(pb::PreflightRequest { role }).await,
+        );
+    }
+    for (unit, lines) in [(0, 1), (99, 1), (1, 201)] {
+        refused(
+            "journal",
+            client
+                .get_journal(pb::GetJournalRequest { unit, lines })
+                .await,
+        );
+    }
+    for (certificate, ca_certificate) in [
+        (vec![], vec![1]),
+        (vec![1], vec![]),
+        (vec![0; 20_000], vec![1]),
+    ] {
+        let request = pb::InstallCertificateRequest {
+            certificate: certificate.into(),
+            ca_certificate: ca_certificate.into(),
+        };
+        refused("certificate", client.install_certificate(request).await);
+    }
+    for parts in [
+        vec![],
+        vec![pb::PushArtefactRequest { part: None }],
+        vec![pb::PushArtefactRequest {
+            part: Some(pb::push_artefact_request::Part::Chunk(vec![1].into())),
+        }],
+    ] {
+        refused(
+            "push",
+            client
+                .push_artefact(futures_util::stream::iter(parts))
+                .await,
+        );
+    }
+}
+
+#[tokio::test]
+async fn looking_works_and_changes_nothing() {
+    let (_controller, node, _agent, mut client) = joined().await;
+    node.host.journal.log("k3s.service", "one");
+    node.host.journal.log("k3s.service", "two");
+    let request = pb::GetJournalRequest {
+        unit: pb::JournalUnit::K3s.into(),
+        lines: 1,
+    };
+    let evidence = client
+        .get_journal(request)
+        .await
+        .expect("journal")
+        .into_inner()
+        .evidence
+        .expect("evidence");
+    assert_eq!(
+        (evidence.title.as_str(), evidence.lines),
+        ("journal of k3s.service", vec!["two".to_owned()])
+    );
+    let request = pb::PreflightRequest {
+        role: pb::K3sRole::Server.into(),
+    };
+    let answer = client
+        .preflight(request)
+        .await
+        .expect("preflight")
+        .into_inner();
+    assert_eq!(answer.facts.expect("facts").hostname, "cp1");
+    assert!(node.host.systemd.orders().is_empty());
+}
+
+/// The handshake lets the fleet's controller in and nobody else, so no call of any service is reached by others.
+#[tokio::test]
+async fn nobody_but_the_controller_gets_in() {
+    let (controller, _node, agent, _client) = joined().await;
+    let address = agent.local_addr().expect("listening");
+    let fleet = controller.authority.fleet();
+    for identity in [
+        fleet.user("alice".parse().expect("name")),
+        fleet.agent("cp2".parse().expect("name")),
+        controller.agent_identity(),
+    ] {
+        let stranger = Reloadable::new(material(&controller.authority, identity.clone()));
+        let error = controller
+            .dial_as(&stranger, address)
+            .await
+            .expect_err("refused");
+        assert!(error.refusal().is_some(), "{identity}: {error:?}");
+    }
+    let other = Controller::start().await;
+    other
+        .dial_as(&other.material, address)
+        .await
+        .expect_err("another fleet");
+    assert!(!anonymous_hears_anything(address).await);
+}
+
+/// Connects without a certificate and without judging the agent, and tells whether any byte comes back.
+async fn anonymous_hears_anything(address: SocketAddr) -> bool {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustAll))
+        .with_no_client_auth();
+    let stream = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("connect");
+    let name = "cp1.agent.canasta.internal".try_into().expect("name");
+    let connected = tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await;
+    match connected {
+        Ok(mut stream) => matches!(stream.read(&mut [0; 16]).await, Ok(length) if length > 0),
+        Err(_) => false,
+    }
+}
+
+#[derive(Debug)]
+struct TrustAll;
+
+impl ServerCertVerifier for TrustAll {
+    fn verify_server_cert(
+        &self,
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &[rustls_pki_types::CertificateDer<'_>],
+        _: &rustls_pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls_pki_types::UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}

@@ -1,0 +1,10 @@
+//! The whole agent over a fake host, against a controller of a few lines.
+
+mod api;
+mod artefacts;
+mod controller;
+mod fixture;
+mod identity;
+mod join;
+mod tasks;
+mod tunnel;

@@ -1,0 +1,82 @@
+//! Commands about what runs on the hosts: install, clusters, operations.
+
+use clap::{Args, Subcommand};
+
+/// `canasta install …`
+#[derive(Debug, Args)]
+pub(crate) struct InstallArguments {
+    /// What to install: k8s-cp.
+    #[arg(value_name = "PACKAGE", required = true)]
+    pub(crate) packages: Vec<String>,
+    /// The host to install it on.
+    #[arg(short = 'H', long = "host", value_name = "HOST")]
+    pub(crate) hosts: Vec<String>,
+    /// An address or name that the cluster's API must be reachable by; give it again for more. Replaces earlier ones.
+    #[arg(long = "public-ip", value_name = "ADDR")]
+    pub(crate) public_ips: Vec<String>,
+    /// The version of k3s; by default what runs already, or the controller's default.
+    #[arg(long, value_name = "V")]
+    pub(crate) k3s_version: Option<String>,
+    /// The cluster's name; by default the host's.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+    /// Take over a k3s that someone else installed; nothing on the host is changed or restarted.
+    #[arg(long, conflicts_with_all = ["public_ips", "k3s_version"])]
+    pub(crate) adopt: bool,
+    /// Only show what would be done.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Start it and return at once.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) detach: bool,
+    /// The control plane that a worker joins.
+    #[arg(long, value_name = "HOST", hide = true)]
+    pub(crate) cp_host: Option<String>,
+}
+
+/// `canasta cluster …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// List the clusters with their nodes.
+    #[command(after_help = "Example: canasta cluster list --output json")]
+    List,
+    /// Show one cluster: its nodes as its API sees them and as their agents see them.
+    #[command(after_help = "Example: canasta cluster show cp1")]
+    Show {
+        /// The cluster's name.
+        name: String,
+    },
+}
+
+/// `canasta operation …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum OperationCommand {
+    /// List operations, newest first.
+    #[command(after_help = "Example: canasta operation list --host cp1")]
+    List {
+        /// Only those of this host.
+        #[arg(short = 'H', long, value_name = "HOST")]
+        host: Option<String>,
+        /// How many, at most 500.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
+        limit: u32,
+    },
+    /// Show one operation with its steps.
+    #[command(after_help = "Example: canasta operation show 0199b2c4")]
+    Show {
+        /// Its id, or the beginning of it.
+        id: String,
+    },
+    /// Follow an operation from its first event to its end.
+    #[command(after_help = "Example: canasta operation watch 0199b2c4")]
+    Watch {
+        /// Its id, or the beginning of it.
+        id: String,
+    },
+    /// Stop an operation at the end of its running step.
+    #[command(after_help = "Example: canasta operation cancel 0199b2c4")]
+    Cancel {
+        /// Its id, or the beginning of it.
+        id: String,
+    },
+}

@@ -1,0 +1,90 @@
+//! What the commands do: one module a noun, each asks the controller and prints the answer.
+
+mod artefact;
+mod cluster;
+mod context;
+mod docs;
+mod host;
+mod install;
+mod operation;
+mod user;
+
+use std::process::ExitCode;
+
+use canasta_proto::pb::WhoAmIRequest;
+use canasta_proto::pb::user_service_client::UserServiceClient;
+use serde::Serialize;
+
+use crate::args::{Arguments, Command, Format, Global};
+use crate::connect::connect;
+use crate::error::Error;
+use crate::output;
+use crate::view::people::role_word;
+
+/// Runs the command that was typed.
+pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Error> {
+    let global = &arguments.global;
+    match arguments.command {
+        Command::Host(command) => host::run(global, command).await?,
+        Command::Install(arguments) => return install::run(global, arguments).await,
+        Command::Cluster(command) => cluster::run(global, command).await?,
+        Command::Operation(command) => return operation::run(global, command).await,
+        Command::Artefact(command) => artefact::run(global, command).await?,
+        Command::User(command) => user::run(global, command).await?,
+        Command::Context(command) => context::run(global, command).await?,
+        Command::Audit { limit } => user::audit(global, limit).await?,
+        Command::Version => version(global).await?,
+        Command::GenerateDocs { directory } => docs::generate(&directory)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `canasta version`.
+#[derive(Serialize)]
+struct Versions {
+    cli: &'static str,
+    controller: Option<String>,
+    fleet: Option<String>,
+    you: Option<String>,
+    role: Option<String>,
+}
+
+async fn version(global: &Global) -> Result<(), Error> {
+    let mut versions = Versions {
+        cli: env!("CARGO_PKG_VERSION"),
+        controller: None,
+        fleet: None,
+        you: None,
+        role: None,
+    };
+    let asked = async {
+        let mut client = UserServiceClient::new(connect(global).await?);
+        Ok::<_, Error>(client.who_am_i(WhoAmIRequest {}).await?.into_inner())
+    };
+    let answer = asked.await;
+    if let Ok(who) = &answer {
+        versions.controller = Some(who.controller_version.clone());
+        versions.fleet = Some(who.fleet_id.clone());
+        versions.you = Some(who.name.clone());
+        versions.role = Some(role_word(who.role()));
+    }
+    output::print(global.output, &versions, |versions| {
+        let unknown = || "unknown".to_owned();
+        output::facts([
+            ("cli", versions.cli.to_owned()),
+            (
+                "controller",
+                versions.controller.clone().unwrap_or_else(unknown),
+            ),
+            ("fleet", versions.fleet.clone().unwrap_or_default()),
+            ("you", versions.you.clone().unwrap_or_default()),
+            ("role", versions.role.clone().unwrap_or_default()),
+        ])
+    })?;
+    answer.map(drop)
+}
+
+/// Whether people read along.
+fn for_people(global: &Global) -> bool {
+    global.output == Format::Table
+}

@@ -1,0 +1,116 @@
+//! `canasta host …`
+
+use canasta_proto::pb::host_service_client::HostServiceClient;
+use canasta_proto::pb::{
+    AddHostRequest, CreateHostTokenRequest, GetHostRequest, ListHostsRequest, RemoveHostRequest,
+};
+
+use super::for_people;
+use crate::args::{Global, HostAdd, HostCommand};
+use crate::connect::connect;
+use crate::error::Error;
+use crate::output;
+use crate::view::host::{HostList, HostShown, Joining};
+
+pub(super) async fn run(global: &Global, command: HostCommand) -> Result<(), Error> {
+    if let HostCommand::Add(HostAdd {
+        ssh: Some(_), name, ..
+    }) = &command
+    {
+        return Err(Error::usage(
+            "hosts are not reached over SSH any more",
+            format!(
+                "run `canasta host add --name {name}` and the command that it prints on the host"
+            ),
+        ));
+    }
+    let mut client = HostServiceClient::new(connect(global).await?);
+    match command {
+        HostCommand::Add(HostAdd { name, address, .. }) => {
+            let request = AddHostRequest {
+                name: name.clone(),
+                address: address.unwrap_or_default(),
+            };
+            let added = client.add_host(request).await?.into_inner();
+            output::print(
+                global.output,
+                &Joining::new(name, added.join.unwrap_or_default()),
+                Joining::text,
+            )
+        }
+        HostCommand::Token(host) => {
+            let name = host.into_name();
+            let request = CreateHostTokenRequest { name: name.clone() };
+            let made = client.create_host_token(request).await?.into_inner();
+            output::print(
+                global.output,
+                &Joining::new(name, made.join.unwrap_or_default()),
+                Joining::text,
+            )
+        }
+        HostCommand::List => {
+            let hosts = client
+                .list_hosts(ListHostsRequest {})
+                .await?
+                .into_inner()
+                .hosts;
+            output::print(global.output, &HostList::new(hosts), HostList::table)
+        }
+        HostCommand::Show { host, refresh } => {
+            show(global, client, host.into_name(), refresh).await
+        }
+        HostCommand::Remove(host) => {
+            let name = host.into_name();
+            client
+                .remove_host(RemoveHostRequest { name: name.clone() })
+                .await?;
+            if for_people(global) {
+                output::note(&format!(
+                    "host '{name}' is removed and its certificate ended; nothing on the machine was changed (there: `apt purge canasta-agent`)"
+                ));
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn show(
+    global: &Global,
+    mut client: HostServiceClient<tonic::transport::Channel>,
+    name: String,
+    refresh: bool,
+) -> Result<(), Error> {
+    let answer = client
+        .get_host(GetHostRequest {
+            name: name.clone(),
+            refresh,
+        })
+        .await?
+        .into_inner();
+    output::print(
+        global.output,
+        &HostShown::new(answer.host.unwrap_or_default()),
+        HostShown::text,
+    )?;
+    match answer.dial {
+        Some(dial) if !dial.reached => {
+            let causes = dial
+                .attempts
+                .iter()
+                .map(|attempt| format!("{}: {}", attempt.address, attempt.error))
+                .collect();
+            Err(Error::Failed(Box::new(canasta_proto::pb::ErrorReport {
+                reason: "AGENT_UNREACHABLE".to_owned(),
+                message: format!(
+                    "the agent on '{name}' can't be reached; what is shown is what it told last"
+                ),
+                causes,
+                hint: format!(
+                    "on {name}: `systemctl status canasta-agent`; and let the controller through its firewall at port 7443/tcp"
+                ),
+                ..Default::default()
+            })))
+        }
+        _ => Ok(()),
+    }
+}

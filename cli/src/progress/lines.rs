@@ -1,0 +1,129 @@
+//! An operation as plain lines, for logs and pipes: a line when a step begins, one when it ends, and what it tries again.
+
+use std::collections::HashMap;
+
+use canasta_proto::pb::operation_event::Event;
+use canasta_proto::pb::{OperationEvent, OperationPlanned, StepOutcome};
+use jiff::Timestamp;
+
+use super::Show;
+use crate::error::Error;
+use crate::output;
+use crate::view::operation::outcome_word;
+use crate::view::{span, time};
+
+/// What is known of the steps so far.
+#[derive(Default)]
+pub(super) struct Lines {
+    steps: Steps,
+}
+
+/// Titles and times of the steps; both renderers need them.
+#[derive(Default)]
+pub(super) struct Steps {
+    titles: HashMap<String, String>,
+    started: HashMap<String, Timestamp>,
+}
+
+impl Steps {
+    /// Takes the plan.
+    pub(super) fn plan(&mut self, planned: &OperationPlanned) {
+        for step in &planned.steps {
+            let title = if step.host.is_empty() {
+                step.title.clone()
+            } else {
+                format!("{}: {}", step.host, step.title)
+            };
+            self.titles.insert(step.id.clone(), title);
+        }
+    }
+
+    /// The title of a step, with its host.
+    pub(super) fn title(&self, id: &str) -> String {
+        self.titles
+            .get(id)
+            .cloned()
+            .unwrap_or_else(|| id.to_owned())
+    }
+
+    /// Remembers when a step began.
+    pub(super) fn start(&mut self, event: &OperationEvent) {
+        if let Some(at) = time(event.at) {
+            self.started.insert(event.step_id.clone(), at);
+        }
+    }
+
+    /// How long the step of this event has taken, ` (3 s)`.
+    pub(super) fn took(&self, event: &OperationEvent) -> String {
+        match (self.started.get(&event.step_id), time(event.at)) {
+            (Some(from), Some(to)) => format!(" ({})", span(to.duration_since(*from))),
+            _ => String::new(),
+        }
+    }
+}
+
+/// `changed: 3 files`: how a step ended, in words.
+pub(super) fn ending(outcome: StepOutcome, detail: &str) -> String {
+    let word = outcome_word(outcome);
+    if detail.is_empty() {
+        word
+    } else {
+        format!("{word}: {detail}")
+    }
+}
+
+impl Show for Lines {
+    fn event(&mut self, event: &OperationEvent) -> Result<(), Error> {
+        let title = self.steps.title(&event.step_id);
+        match &event.event {
+            Some(Event::Planned(planned)) => {
+                self.steps.plan(planned);
+                output::note(&format!(
+                    "operation {}: {}",
+                    event.operation_id, planned.title
+                ));
+            }
+            Some(Event::Started(started)) => {
+                self.steps.start(event);
+                let again = if started.attempt > 1 {
+                    format!(" (attempt {})", started.attempt)
+                } else {
+                    String::new()
+                };
+                output::note(&format!("{title} …{again}"));
+            }
+            Some(Event::Retrying(retrying)) => {
+                let why = retrying
+                    .error
+                    .as_ref()
+                    .map_or("", |error| error.message.as_str());
+                output::note(&format!(
+                    "{title}: {why}; trying again in {:.1} s",
+                    seconds(retrying.delay_ms)
+                ));
+            }
+            Some(Event::Finished(finished)) => {
+                let took = self.steps.took(event);
+                output::note(&format!(
+                    "{title}: {}{took}",
+                    ending(finished.outcome(), &finished.detail)
+                ));
+            }
+            Some(Event::Failed(_)) => {
+                output::note(&format!("{title}: FAILED{}", self.steps.took(event)));
+            }
+            Some(Event::Progress(_) | Event::Ended(_)) | None => {}
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, text: &str) {
+        output::note(text);
+    }
+}
+
+/// Milliseconds as seconds, for people.
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+pub(super) fn seconds(milliseconds: u64) -> f64 {
+    milliseconds as f64 / 1000.0
+}

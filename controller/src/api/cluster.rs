@@ -1,0 +1,133 @@
+//! Clusters: installing, adopting and showing them.
+
+use canasta_proto::name::ClusterName;
+use canasta_proto::pb;
+use canasta_proto::pb::cluster_service_server::ClusterService;
+use canasta_transport::status::Fault;
+use tonic::{Code, Request, Response, Status};
+
+use super::caller::{AuditSubject, OperationStarted, caller_of};
+use super::{Answer, invalid};
+use crate::operations::Operations;
+use crate::workflows::{self, Begun, Context, Error, adopt_control_plane, install_control_plane};
+
+/// Installs and shows clusters.
+#[derive(Debug)]
+pub(super) struct ClusterApi {
+    pub(super) context: Context,
+    pub(super) operations: Operations,
+}
+
+#[tonic::async_trait]
+impl ClusterService for ClusterApi {
+    async fn install_control_plane(
+        &self,
+        request: Request<pb::InstallControlPlaneRequest>,
+    ) -> Answer<pb::InstallControlPlaneResponse> {
+        let by = caller_of(&request).who;
+        let asked = request.into_inner();
+        let begun =
+            install_control_plane::install(&self.context, &self.operations, &asked, &by).await?;
+        Ok(audited(begun, |operation_id, plan| {
+            pb::InstallControlPlaneResponse { operation_id, plan }
+        }))
+    }
+
+    async fn adopt_control_plane(
+        &self,
+        request: Request<pb::AdoptControlPlaneRequest>,
+    ) -> Answer<pb::AdoptControlPlaneResponse> {
+        let by = caller_of(&request).who;
+        let asked = request.into_inner();
+        let begun =
+            adopt_control_plane::adopt(&self.context, &self.operations, &asked, &by).await?;
+        Ok(audited(begun, |operation_id, plan| {
+            pb::AdoptControlPlaneResponse { operation_id, plan }
+        }))
+    }
+
+    async fn list_clusters(
+        &self,
+        _: Request<pb::ListClustersRequest>,
+    ) -> Answer<pb::ListClustersResponse> {
+        let clusters = self.context.clusters.list().await?;
+        Ok(Response::new(pb::ListClustersResponse { clusters }))
+    }
+
+    async fn get_cluster(
+        &self,
+        request: Request<pb::GetClusterRequest>,
+    ) -> Answer<pb::GetClusterResponse> {
+        let name: ClusterName = request
+            .into_inner()
+            .name
+            .parse()
+            .map_err(|rule| invalid("name", "INVALID_NAME", rule))?;
+        let cluster = self.context.clusters.get(name.as_str()).await?;
+        let cluster = cluster.ok_or_else(|| {
+            Fault::new(
+                Code::NotFound,
+                "CLUSTER_NOT_FOUND",
+                format!("cluster '{name}' is not known"),
+            )
+            .about(format!("cluster {name}"))
+            .hint("`canasta cluster list` shows the clusters")
+        })?;
+        Ok(Response::new(pb::GetClusterResponse {
+            cluster: Some(cluster),
+        }))
+    }
+}
+
+/// A response with what the audit trail needs to know.
+fn audited<T>(
+    begun: Begun,
+    response: impl FnOnce(String, Option<pb::InstallPlan>) -> T,
+) -> Response<T> {
+    let subject = AuditSubject(format!(
+        "host {}, cluster {}",
+        begun.plan.host, begun.plan.cluster
+    ));
+    let operation = begun.operation_id.clone();
+    let mut response = Response::new(response(begun.operation_id, Some(begun.plan)));
+    response.extensions_mut().insert(subject);
+    if !operation.is_empty() {
+        response
+            .extensions_mut()
+            .insert(OperationStarted(operation));
+    }
+    response
+}
+
+impl From<workflows::Error> for Fault {
+    fn from(error: workflows::Error) -> Self {
+        match error {
+            Error::Name { field, rule } => invalid(field, "INVALID_NAME", rule),
+            Error::Version(rule) => invalid("k3s_version", "INVALID_VERSION", rule),
+            Error::PublicIp => invalid("public_ips", "INVALID_ADDRESS", &error),
+            Error::HostRequired { ref hosts } => {
+                let hint = if hosts.is_empty() {
+                    "a host fits when its agent is connected and it is in no cluster: `canasta host list`".to_owned()
+                } else {
+                    format!("name one: --host {}", hosts[0])
+                };
+                invalid("host", "HOST_REQUIRED", &error).hint(hint)
+            }
+            Error::Refused(refusal) => {
+                Fault::new(Code::FailedPrecondition, refusal.reason, refusal.message)
+                    .about(refusal.subject)
+                    .hint(refusal.hint)
+                    .caused_by(refusal.points)
+            }
+            Error::Fleet(error) => error.into(),
+            Error::Operations(error) => error.into(),
+            Error::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<workflows::Error> for Status {
+    fn from(error: workflows::Error) -> Self {
+        Fault::from(error).into()
+    }
+}

@@ -1,0 +1,160 @@
+//! Limits on what callers without a certificate may cost: calls by source address, and rows in the audit trail.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::time::Instant;
+
+/// A bucket that refills at a steady rate.
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    left: f64,
+    at: Instant,
+}
+
+/// How much may come at once, and how much a second in the long run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rate {
+    pub(super) burst: f64,
+    pub(super) per_second: f64,
+}
+
+impl Bucket {
+    fn full(rate: Rate, now: Instant) -> Self {
+        Self {
+            left: rate.burst,
+            at: now,
+        }
+    }
+
+    fn refill(&mut self, rate: Rate, now: Instant) {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.left = (self.left + passed * rate.per_second).min(rate.burst);
+        self.at = now;
+    }
+
+    fn take(&mut self, rate: Rate, now: Instant) -> bool {
+        self.refill(rate, now);
+        let enough = self.left >= 1.0;
+        if enough {
+            self.left -= 1.0;
+        }
+        enough
+    }
+}
+
+/// One limit for all.
+#[derive(Debug)]
+pub(super) struct Limit {
+    rate: Rate,
+    bucket: Mutex<Bucket>,
+}
+
+impl Limit {
+    pub(super) fn new(rate: Rate) -> Self {
+        Self {
+            rate,
+            bucket: Mutex::new(Bucket::full(rate, Instant::now())),
+        }
+    }
+
+    /// True when there is room for one more.
+    pub(super) fn take(&self) -> bool {
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.take(self.rate, Instant::now())
+    }
+}
+
+/// The most sources that are told apart; those that have been quiet are forgotten first.
+const SOURCES: usize = 4096;
+
+/// A limit for each source address.
+#[derive(Debug)]
+pub(super) struct SourceLimit {
+    rate: Rate,
+    buckets: Mutex<HashMap<IpAddr, Bucket>>,
+}
+
+impl SourceLimit {
+    pub(super) fn new(rate: Rate) -> Self {
+        Self {
+            rate,
+            buckets: Mutex::default(),
+        }
+    }
+
+    /// True when there is room for one more from here. `remote` is `ADDRESS:PORT`.
+    pub(super) fn take(&self, remote: &str) -> bool {
+        let source = source(remote);
+        let now = Instant::now();
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= SOURCES && !buckets.contains_key(&source) {
+            let rate = self.rate;
+            buckets.retain(|_, bucket| {
+                bucket.refill(rate, now);
+                bucket.left < rate.burst
+            });
+            if buckets.len() >= SOURCES {
+                return false;
+            }
+        }
+        buckets
+            .entry(source)
+            .or_insert_with(|| Bucket::full(self.rate, now))
+            .take(self.rate, now)
+    }
+}
+
+/// The address that counts: for IPv6 the /64, since a single machine has all of it.
+fn source(remote: &str) -> IpAddr {
+    let ip = remote
+        .parse::<SocketAddr>()
+        .map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |remote| {
+            remote.ip().to_canonical()
+        });
+    match ip {
+        IpAddr::V4(ip) => ip.into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Rate, SOURCES, SourceLimit};
+
+    const RATE: Rate = Rate {
+        burst: 3.0,
+        per_second: 1.0,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn each_source_has_a_burst_and_then_a_rate() {
+        let limit = SourceLimit::new(RATE);
+        for _ in 0..3 {
+            assert!(limit.take("10.0.0.1:1000"));
+        }
+        assert!(!limit.take("[::ffff:10.0.0.1]:1001"));
+        assert!(limit.take("10.0.0.2:1000"));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(limit.take("10.0.0.1:1002"));
+        assert!(!limit.take("10.0.0.1:1003"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_bounded() {
+        let limit = SourceLimit::new(RATE);
+        let address = |number: usize| format!("[2001:db8:{number:x}::1]:1");
+        for number in 0..SOURCES {
+            assert!(limit.take(&address(number)));
+        }
+        assert!(!limit.take(&address(SOURCES)));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(limit.take(&address(SOURCES)));
+        let in_one_net = SourceLimit::new(RATE);
+        let taken = (0..9).filter(|host| in_one_net.take(&format!("[2001:db8::{host}]:1")));
+        assert_eq!(taken.count(), 3);
+    }
+}

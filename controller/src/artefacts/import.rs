@@ -1,0 +1,153 @@
+//! Taking an artefact from a caller: for controllers that have no way to a release server.
+
+use bytes::Bytes;
+use canasta_proto::pb;
+use canasta_proto::version::K3sVersion;
+use futures_util::{Stream, StreamExt as _};
+
+use super::file::{self, Writer};
+use super::source::Architecture;
+use super::{Artefact, Artefacts, Error, IMPORTED, K3S, key};
+
+/// The largest file that is taken. k3s has some 70 MiB.
+const MOST: u64 = 1024 * 1024 * 1024;
+/// The largest part of a file.
+pub(crate) const CHUNK: usize = 256 * 1024;
+/// How much of a program tells its architecture.
+const HEAD: usize = 20;
+
+/// The caller went away.
+#[derive(Debug)]
+pub(crate) struct Cut;
+
+/// A header that is sound.
+struct Header {
+    version: K3sVersion,
+    sha256: String,
+    size: u64,
+    arch: Option<&'static Architecture>,
+}
+
+impl Header {
+    fn check(header: &pb::ImportHeader) -> Result<Self, Error> {
+        let refused = |rule: String| Err(Error::Import(rule));
+        if header.name != K3S {
+            return refused(format!("only '{K3S}' can be imported"));
+        }
+        let Ok(version) = header.version.parse() else {
+            return refused("a k3s version looks like v1.34.8+k3s1".to_owned());
+        };
+        let whole = |byte: u8| byte.is_ascii_hexdigit();
+        if header.sha256.len() != 64 || !header.sha256.bytes().all(whole) {
+            return refused("a SHA-256 has 64 hexadecimal digits".to_owned());
+        }
+        if header.size == 0 || header.size > MOST {
+            return refused(format!(
+                "a file has 1 to {MOST} bytes, this one has {}",
+                header.size
+            ));
+        }
+        let arch = match header.arch.as_str() {
+            "" => None,
+            arch => match Architecture::find(arch) {
+                Ok(arch) => Some(arch),
+                Err(_unknown) => {
+                    return refused("an architecture is amd64, arm64, arm or s390x".to_owned());
+                }
+            },
+        };
+        Ok(Self {
+            version,
+            sha256: header.sha256.to_ascii_lowercase(),
+            size: header.size,
+            arch,
+        })
+    }
+}
+
+impl Artefacts {
+    /// Stores what a caller sends. `by` is who that is: `user alice`.
+    ///
+    /// # Errors
+    /// When the file is not what its header says, or another file is stored under this version.
+    pub(crate) async fn import(
+        &self,
+        header: &pb::ImportHeader,
+        chunks: impl Stream<Item = Result<Bytes, Cut>> + Send,
+        by: &str,
+    ) -> Result<Artefact, Error> {
+        let header = Header::check(header)?;
+        file::check_space(&self.inner.directory, header.size)?;
+        let name = format!("import-{}", uuid::Uuid::now_v7());
+        let path = self.inner.partials().join(name);
+        let result = self.take(&header, chunks, by, &path).await;
+        // Gone already when it was stored.
+        file::blocking(&path, |path| canasta_durable::remove(path).map(drop)).await?;
+        result
+    }
+
+    async fn take(
+        &self,
+        header: &Header,
+        chunks: impl Stream<Item = Result<Bytes, Cut>> + Send,
+        by: &str,
+        path: &std::path::Path,
+    ) -> Result<Artefact, Error> {
+        let mut chunks = std::pin::pin!(chunks);
+        let mut writer = Writer::open(path, 0);
+        let mut head = Vec::with_capacity(HEAD);
+        let mut size = 0;
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|Cut| Error::ImportCut)?;
+            size += chunk.len() as u64;
+            if chunk.len() > CHUNK || size > header.size {
+                let rule = "more came than the header announced, or in parts above 256 KiB";
+                return Err(Error::Import(rule.to_owned()));
+            }
+            head.extend_from_slice(&chunk[..chunk.len().min(HEAD - head.len())]);
+            writer.write(chunk).await?;
+        }
+        let written = writer.finish().await?;
+        if written.size < header.size {
+            return Err(Error::ImportCut);
+        }
+        if written.sha256 != header.sha256 {
+            return Err(Error::Import(format!(
+                "its SHA-256 is {}, and {} was announced",
+                written.sha256, header.sha256
+            )));
+        }
+        let found = Architecture::of_program(&head).ok_or_else(|| {
+            Error::Import("it is no program for Linux on a known architecture".to_owned())
+        })?;
+        if let Some(arch) = header.arch.filter(|arch| *arch != found) {
+            return Err(Error::Import(format!(
+                "it is a program for {}, and {} was announced",
+                found.name, arch.name
+            )));
+        }
+        let key = key(&header.version, found);
+        let lock = self.inner.lock_of(&key);
+        let _alone = lock.lock().await;
+        if let Some(stored) = self.inner.kept(&key).await? {
+            if stored.sha256() == written.sha256 {
+                return Ok(stored);
+            }
+            return Err(Error::Differs {
+                name: key.0,
+                version: key.1,
+                arch: key.2,
+                stored: stored.row.sha256,
+            });
+        }
+        let target = self.inner.directory.join(&written.sha256);
+        let publish = {
+            let target = target.clone();
+            move |path: &std::path::Path| file::publish(path, &target)
+        };
+        file::blocking(path, publish).await?;
+        self.inner
+            .record(&key, &written, format!("{IMPORTED}{by}"), target)
+            .await
+    }
+}

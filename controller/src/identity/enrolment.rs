@@ -1,0 +1,264 @@
+//! Turning tokens into certificates, once each. Called by the enrolment service.
+//!
+//! A host may lose the answer: its agent crashes, or the connection breaks. The same token with the same public key is
+//! therefore answered again until the holder was seen with the certificate; with another key it is used up.
+
+use canasta_proto::name::{HostName, UserName};
+use canasta_proto::token::Purpose;
+use canasta_transport::keys::{KeyError, PublicKey};
+use canasta_transport::roles::Role;
+use jiff::{Timestamp, Unit};
+
+use super::{Directory, IssueError, Issuer, Tokens};
+use crate::store::{CertificateRow, Error, Holder, Join, Store, TokenEnd, TokenRow};
+
+/// Why no certificate was given. Never holds the token.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// There is no such token.
+    #[error("this token is not known here")]
+    TokenUnknown,
+    /// Its time is over.
+    #[error("this token for {name} expired at {at}")]
+    TokenExpired {
+        /// The host or user that it was for.
+        name: String,
+        /// When it ended.
+        at: Timestamp,
+    },
+    /// A newer one was made.
+    #[error("this token for {name} was replaced by a newer one")]
+    TokenReplaced {
+        /// The host or user that it was for.
+        name: String,
+    },
+    /// It was redeemed by another machine or key.
+    #[error("this token for {name} has been used already")]
+    TokenUsed {
+        /// The host or user that it was for.
+        name: String,
+    },
+    /// The machine expects to be another host.
+    #[error("this token is for host {name}, and this machine expects to be host {expected}")]
+    OtherHost {
+        /// The host that it is for.
+        name: String,
+        /// The host that the machine expects to be.
+        expected: HostName,
+    },
+    /// What it was for has been removed.
+    #[error("this token was for {name}, which has been removed from the fleet")]
+    Removed {
+        /// The host or user that it was for.
+        name: String,
+    },
+    /// The request is of no use.
+    #[error("failed to take the certificate request")]
+    Request(#[source] KeyError),
+    /// No certificate could be issued.
+    #[error("failed to issue the certificate")]
+    Issue(#[source] IssueError),
+    /// The database failed.
+    #[error("failed to look up or record the token")]
+    Store(#[source] Error),
+}
+
+/// What a host sends to enrol.
+#[derive(Debug)]
+pub struct HostRequest<'a> {
+    /// The secret part of the token.
+    pub secret: &'a str,
+    /// The certificate request (PKCS#10, DER).
+    pub csr: &'a [u8],
+    /// The host that the machine expects to be.
+    pub expected: Option<HostName>,
+    /// What it tells of itself.
+    pub join: Join,
+}
+
+/// A certificate that was issued and recorded.
+#[derive(Debug)]
+pub struct IssuedLeaf<N> {
+    /// Whom it was issued for.
+    pub name: N,
+    /// The certificate as it is recorded.
+    pub certificate: CertificateRow,
+}
+
+/// Turns tokens into certificates. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Enrolment {
+    store: Store,
+    issuer: Issuer,
+    tokens: Tokens,
+    directory: Directory,
+}
+
+impl Enrolment {
+    /// Puts together what an enrolment needs.
+    pub fn new(store: Store, issuer: Issuer, tokens: Tokens, directory: Directory) -> Self {
+        Self {
+            store,
+            issuer,
+            tokens,
+            directory,
+        }
+    }
+
+    /// Enrols a host.
+    ///
+    /// # Errors
+    /// When the token is refused, the request is of no use, or the database fails.
+    pub async fn host(
+        &self,
+        request: &HostRequest<'_>,
+    ) -> Result<IssuedLeaf<HostName>, EnrolError> {
+        let key = PublicKey::from_csr(request.csr).map_err(EnrolError::Request)?;
+        let token = self.live(Purpose::Join, request.secret).await?;
+        if let Some(expected) = &request.expected
+            && expected.as_str() != token.name
+        {
+            return Err(EnrolError::OtherHost {
+                name: token.name,
+                expected: expected.clone(),
+            });
+        }
+        let host: HostName = named(&token.name)?;
+        if token.used_key.is_some() {
+            let certificate = self.again(&token, &key, Holder::Agent(&token.name)).await?;
+            return Ok(IssuedLeaf {
+                name: host,
+                certificate,
+            });
+        }
+        let holder = self.issuer.fleet().agent(host.clone());
+        let row = self.issuer.issue(&key, holder).map_err(EnrolError::Issue)?;
+        let recorded = self
+            .store
+            .record_join(&token.hash, &row, &request.join)
+            .await;
+        recorded_or_used(recorded, token.name)?;
+        Ok(IssuedLeaf {
+            name: host,
+            certificate: row,
+        })
+    }
+
+    /// Gives a user a client certificate, and tells what the user may do.
+    ///
+    /// # Errors
+    /// When the token is refused, the request is of no use, or the database fails.
+    pub async fn user(
+        &self,
+        secret: &str,
+        csr: &[u8],
+    ) -> Result<(IssuedLeaf<UserName>, Role), EnrolError> {
+        let key = PublicKey::from_csr(csr).map_err(EnrolError::Request)?;
+        let token = self.live(Purpose::User, secret).await?;
+        let name: UserName = named(&token.name)?;
+        let certificate = if token.used_key.is_some() {
+            self.again(&token, &key, Holder::User(&token.name)).await?
+        } else {
+            let holder = self.issuer.fleet().user(name.clone());
+            let row = self.issuer.issue(&key, holder).map_err(EnrolError::Issue)?;
+            let recorded = self.store.record_redemption(&token.hash, &row).await;
+            recorded_or_used(recorded, token.name.clone())?;
+            row
+        };
+        self.directory
+            .refresh(&self.store, &name)
+            .await
+            .map_err(EnrolError::Store)?;
+        let role = self.directory.role(&name, &certificate.serial);
+        let role = role.ok_or(EnrolError::Removed { name: token.name })?;
+        Ok((IssuedLeaf { name, certificate }, role))
+    }
+
+    /// Gives a known user a certificate for a new key. Those that the user has stay good until they end.
+    ///
+    /// # Errors
+    /// When the request is of no use, the user was removed meanwhile, or the database fails.
+    pub async fn renew_user(
+        &self,
+        name: UserName,
+        csr: &[u8],
+    ) -> Result<IssuedLeaf<UserName>, EnrolError> {
+        let key = PublicKey::from_csr(csr).map_err(EnrolError::Request)?;
+        let holder = self.issuer.fleet().user(name.clone());
+        let certificate = self.issuer.issue(&key, holder).map_err(EnrolError::Issue)?;
+        let recorded = self
+            .store
+            .record_user_renewal(&certificate)
+            .await
+            .map_err(EnrolError::Store)?;
+        if !recorded {
+            return Err(EnrolError::Removed { name: name.into() });
+        }
+        self.directory
+            .refresh(&self.store, &name)
+            .await
+            .map_err(EnrolError::Store)?;
+        Ok(IssuedLeaf { name, certificate })
+    }
+
+    /// Finds a token that may be redeemed, or was.
+    async fn live(&self, purpose: Purpose, secret: &str) -> Result<TokenRow, EnrolError> {
+        let found = self.tokens.find(purpose, secret).await;
+        let token = found
+            .map_err(EnrolError::Store)?
+            .ok_or(EnrolError::TokenUnknown)?;
+        let name = token.name.clone();
+        match token.ended {
+            Some(TokenEnd::Removed) => Err(EnrolError::Removed { name }),
+            Some(TokenEnd::Replaced) if token.used_key.is_some() => {
+                Err(EnrolError::TokenUsed { name })
+            }
+            Some(TokenEnd::Replaced) => Err(EnrolError::TokenReplaced { name }),
+            None if token.expires_at <= Timestamp::now() => Err(EnrolError::TokenExpired {
+                name,
+                at: token
+                    .expires_at
+                    .round(Unit::Second)
+                    .unwrap_or(token.expires_at),
+            }),
+            None => Ok(token),
+        }
+    }
+
+    /// Answers a token that was redeemed with the same key, whose certificate nobody has been seen with yet.
+    async fn again(
+        &self,
+        token: &TokenRow,
+        key: &PublicKey,
+        holder: Holder<'_>,
+    ) -> Result<CertificateRow, EnrolError> {
+        let used = || EnrolError::TokenUsed {
+            name: token.name.clone(),
+        };
+        let key = key.spki_sha256();
+        if token.used_key != Some(key) {
+            return Err(used());
+        }
+        let rows = self
+            .store
+            .certificates(holder)
+            .await
+            .map_err(EnrolError::Store)?;
+        rows.into_iter()
+            .rfind(|row| row.spki_sha256 == key && !row.used)
+            .ok_or_else(used)
+    }
+}
+
+fn recorded_or_used(recorded: Result<bool, Error>, name: String) -> Result<(), EnrolError> {
+    match recorded {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(EnrolError::TokenUsed { name }),
+        Err(error) => Err(EnrolError::Store(error)),
+    }
+}
+
+fn named<N: std::str::FromStr>(name: &str) -> Result<N, EnrolError> {
+    name.parse()
+        .map_err(|_| EnrolError::Store(Error::damaged("the name in a token")))
+}

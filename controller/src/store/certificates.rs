@@ -1,0 +1,275 @@
+//! Rows of certificates. Called by [`crate::identity`] and, for those of agents, by [`crate::fleet`].
+
+use canasta_proto::name::HostName;
+use jiff::Timestamp;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, Sqlite, Transaction};
+
+use super::hosts::Join;
+use super::{Error, Store, millis, time};
+
+/// Whom a certificate names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder<'a> {
+    /// The agent on a host.
+    Agent(&'a str),
+    /// A user.
+    User(&'a str),
+}
+
+impl<'a> Holder<'a> {
+    fn columns(self) -> (&'static str, &'a str) {
+        match self {
+            Self::Agent(name) => ("agent", name),
+            Self::User(name) => ("user", name),
+        }
+    }
+}
+
+/// A certificate as it stands in the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateRow {
+    /// Its serial number, hex.
+    pub serial: String,
+    /// The name of its holder.
+    pub name: String,
+    /// SHA-256 of its public key.
+    pub spki_sha256: [u8; 32],
+    /// The certificate.
+    pub der: Vec<u8>,
+    /// When it was issued.
+    pub issued_at: Timestamp,
+    /// When it ends.
+    pub not_after: Timestamp,
+    /// True until an agent was seen with it, when it renews another.
+    pub pending: bool,
+    /// True when its holder was seen with it.
+    pub used: bool,
+}
+
+const COLUMNS: &str = "serial, name, spki_sha256, der, issued_at, not_after, pending, used_at";
+
+/// Revokes all certificates of a holder.
+pub(super) async fn revoke(
+    transaction: &mut Transaction<'_, Sqlite>,
+    kind: &str,
+    name: &str,
+    now: Timestamp,
+) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE certificates SET revoked_at = ? WHERE kind = ? AND name = ? AND revoked_at IS NULL",
+    )
+    .bind(millis(now))
+    .bind(kind)
+    .bind(name)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
+async fn insert(
+    transaction: &mut Transaction<'_, Sqlite>,
+    holder: Holder<'_>,
+    row: &CertificateRow,
+) -> Result<(), Error> {
+    let (kind, name) = holder.columns();
+    sqlx::query(
+        "INSERT INTO certificates (serial, kind, name, spki_sha256, der, issued_at, not_after, pending)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(&row.serial)
+    .bind(kind)
+    .bind(name)
+    .bind(row.spki_sha256.as_slice())
+    .bind(&row.der)
+    .bind(millis(row.issued_at))
+    .bind(millis(row.not_after))
+    .bind(row.pending)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
+async fn use_token(
+    transaction: &mut Transaction<'_, Sqlite>,
+    hash: &[u8; 32],
+    key: &[u8; 32],
+) -> Result<bool, Error> {
+    let done = sqlx::query(
+        "UPDATE tokens SET used_key = ? WHERE hash = ? AND used_key IS NULL AND ended = ''",
+    )
+    .bind(key.as_slice())
+    .bind(hash.as_slice())
+    .execute(&mut **transaction)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+impl Store {
+    /// Records that a host joined: its token is used, its earlier certificates are revoked, this one is its own. False when
+    /// the token was used or the host removed by someone else in between; then nothing is recorded.
+    pub async fn record_join(
+        &self,
+        token: &[u8; 32],
+        row: &CertificateRow,
+        join: &Join,
+    ) -> Result<bool, Error> {
+        let mut transaction = self.begin().await?;
+        if !use_token(&mut transaction, token, &row.spki_sha256).await? {
+            return Ok(false);
+        }
+        let done = sqlx::query(
+            "UPDATE hosts SET advertise = ?, source = ?, hostname = ?, agent_version = ?, joined_at = ?
+             WHERE name = ?",
+        )
+        .bind(&join.advertise)
+        .bind(&join.source)
+        .bind(&join.hostname)
+        .bind(&join.agent_version)
+        .bind(millis(row.issued_at))
+        .bind(&row.name)
+        .execute(&mut *transaction)
+        .await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        revoke(&mut transaction, "agent", &row.name, row.issued_at).await?;
+        insert(&mut transaction, Holder::Agent(&row.name), row).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Records that a user redeemed a token. False when the token was used by someone else in between.
+    pub async fn record_redemption(
+        &self,
+        token: &[u8; 32],
+        row: &CertificateRow,
+    ) -> Result<bool, Error> {
+        let mut transaction = self.begin().await?;
+        if !use_token(&mut transaction, token, &row.spki_sha256).await? {
+            return Ok(false);
+        }
+        insert(&mut transaction, Holder::User(&row.name), row).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Records one more certificate of a user. False when the user was removed in between.
+    pub async fn record_user_renewal(&self, row: &CertificateRow) -> Result<bool, Error> {
+        let mut transaction = self.begin().await?;
+        let user = sqlx::query("SELECT 1 FROM users WHERE name = ?")
+            .bind(&row.name)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        if user.is_none() {
+            return Ok(false);
+        }
+        insert(&mut transaction, Holder::User(&row.name), row).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Records a certificate that is to take the place of the agent's own; an earlier one that was never taken is dropped.
+    pub async fn record_renewal(&self, row: &CertificateRow) -> Result<(), Error> {
+        let mut transaction = self.begin().await?;
+        sqlx::query("DELETE FROM certificates WHERE kind = 'agent' AND name = ? AND pending = 1 AND revoked_at IS NULL")
+            .bind(&row.name)
+            .execute(&mut *transaction)
+            .await?;
+        insert(&mut transaction, Holder::Agent(&row.name), row).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// An agent was seen with a certificate: it is its own from now on, and what was its own before is revoked.
+    pub async fn agent_seen(
+        &self,
+        host: &HostName,
+        serial: &str,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let mut transaction = self.begin().await?;
+        let done = sqlx::query(
+            "UPDATE certificates SET pending = 0, used_at = coalesce(used_at, ?)
+             WHERE serial = ? AND kind = 'agent' AND name = ? AND revoked_at IS NULL
+             AND (pending = 1 OR used_at IS NULL)",
+        )
+        .bind(millis(now))
+        .bind(serial)
+        .bind(host.as_str())
+        .execute(&mut *transaction)
+        .await?;
+        if done.rows_affected() == 1 {
+            sqlx::query(
+                "UPDATE certificates SET revoked_at = ?
+                 WHERE kind = 'agent' AND name = ? AND serial <> ? AND pending = 0 AND revoked_at IS NULL",
+            )
+            .bind(millis(now))
+            .bind(host.as_str())
+            .bind(serial)
+            .execute(&mut *transaction)
+            .await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// A user was seen with a certificate.
+    pub async fn user_seen(&self, serial: &str, now: Timestamp) -> Result<(), Error> {
+        sqlx::query("UPDATE certificates SET used_at = ? WHERE serial = ? AND used_at IS NULL")
+            .bind(millis(now))
+            .bind(serial)
+            .execute(self.pool())
+            .await?;
+        Ok(())
+    }
+
+    /// The certificates of a holder that are not revoked, the newest last.
+    pub async fn certificates(&self, holder: Holder<'_>) -> Result<Vec<CertificateRow>, Error> {
+        let (kind, name) = holder.columns();
+        let query = format!(
+            "SELECT {COLUMNS} FROM certificates
+             WHERE kind = ? AND name = ? AND revoked_at IS NULL ORDER BY issued_at, serial"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(query))
+            .bind(kind)
+            .bind(name)
+            .fetch_all(self.pool())
+            .await?
+            .iter()
+            .map(read)
+            .collect()
+    }
+}
+
+impl Store {
+    /// The certificates of all agents that are their own and not revoked, those of one agent oldest first.
+    pub async fn agent_certificates(&self) -> Result<Vec<CertificateRow>, Error> {
+        let query = format!(
+            "SELECT {COLUMNS} FROM certificates
+             WHERE kind = 'agent' AND pending = 0 AND revoked_at IS NULL ORDER BY issued_at, serial"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(query))
+            .fetch_all(self.pool())
+            .await?
+            .iter()
+            .map(read)
+            .collect()
+    }
+}
+
+fn read(row: &SqliteRow) -> Result<CertificateRow, Error> {
+    let key: Vec<u8> = row.try_get("spki_sha256")?;
+    Ok(CertificateRow {
+        serial: row.try_get("serial")?,
+        name: row.try_get("name")?,
+        spki_sha256: key
+            .try_into()
+            .map_err(|_| Error::damaged("the key of a certificate"))?,
+        der: row.try_get("der")?,
+        issued_at: time(row.try_get("issued_at")?, "the time of a certificate")?,
+        not_after: time(row.try_get("not_after")?, "the end of a certificate")?,
+        pending: row.try_get("pending")?,
+        used: row.try_get::<Option<i64>, _>("used_at")?.is_some(),
+    })
+}

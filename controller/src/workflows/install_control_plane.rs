@@ -1,0 +1,151 @@
+//! `canasta install k8s-cp`: a k3s control plane on a host, or an installed one brought to what is asked.
+
+mod plan;
+mod steps;
+
+use canasta_proto::address::Address;
+use canasta_proto::pb;
+use canasta_steps::Plan;
+
+use self::plan::{Planned, Request, plan};
+use super::gather::{self, gather};
+use super::{Begun, Context, Error, Refusal, begin, choice};
+use crate::operations::locks::{Resource, Wanted};
+use crate::operations::{Operations, Workflow};
+
+/// The kind of the operation.
+pub const KIND: &str = "install-k8s-cp";
+
+/// An install that was planned.
+#[derive(Debug)]
+pub(crate) struct InstallControlPlane {
+    context: Context,
+    planned: Planned,
+}
+
+impl InstallControlPlane {
+    pub(super) fn new(context: Context, planned: Planned) -> Self {
+        Self { context, planned }
+    }
+}
+
+impl Workflow for InstallControlPlane {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    fn title(&self) -> String {
+        format!(
+            "install a k3s control plane on {} (cluster {}, {})",
+            self.planned.host, self.planned.cluster, self.planned.k3s_version
+        )
+    }
+
+    fn locks(&self) -> Wanted {
+        Wanted {
+            changes: vec![
+                Resource::Host(self.planned.host.clone()),
+                Resource::Membership(self.planned.cluster.clone()),
+            ],
+            consults: Vec::new(),
+        }
+    }
+
+    fn request(&self) -> serde_json::Value {
+        serde_json::to_value(&self.planned).expect("a plan is JSON")
+    }
+
+    fn steps(&self, operation: &str) -> Plan {
+        steps::steps(&self.context, &self.planned, operation)
+    }
+}
+
+/// Plans an install, and starts it unless it is a dry run.
+///
+/// # Errors
+/// When the request is not sound, the host can't be asked, or things stand in the way: all findings at once.
+pub async fn install(
+    context: &Context,
+    operations: &Operations,
+    asked: &pb::InstallControlPlaneRequest,
+    started_by: &str,
+) -> Result<Begun, Error> {
+    let request = check(asked)?;
+    let (row, host_chosen) = choice::choose(context, &asked.host).await?;
+    let host = row.name;
+    if !asked.dry_run {
+        operations.check_free(&Wanted {
+            changes: vec![Resource::Host(host.to_string())],
+            consults: Vec::new(),
+        })?;
+    }
+    let known = gather(context, &host).await?;
+    let planned = plan(&host, &request, &known, &context.k3s.version)?;
+    let errors: Vec<_> = gather::errors(&known.findings).collect();
+    if !errors.is_empty() && !asked.dry_run {
+        let mut refusal = Refusal::new(
+            "PREFLIGHT_FAILED",
+            format!("host '{host}' is not fit for k3s: {}", codes(&errors)),
+            format!(
+                "mend what is named, then run the command again; canasta install k8s-cp --host {host} --dry-run shows \
+                 all findings and changes nothing"
+            ),
+        )
+        .about(&host);
+        refusal.points = errors.into_iter().map(gather::shown).collect();
+        return Err(refusal.into());
+    }
+    let shown = pb::InstallPlan {
+        host: planned.host.clone(),
+        host_chosen,
+        cluster: planned.cluster.clone(),
+        k3s_version: planned.k3s_version.clone(),
+        current_version: planned.current_version.clone(),
+        node_ip: planned.node_ip.clone(),
+        node_ip_source: planned.node_ip_source.clone(),
+        node_name: planned.node_name.clone(),
+        tls_sans: planned.tls_sans.clone(),
+        findings: known.findings,
+        steps: Vec::new(),
+    };
+    let workflow = InstallControlPlane::new(context.clone(), planned);
+    begin(operations, workflow, shown, asked.dry_run, started_by).await
+}
+
+fn codes(findings: &[&pb::Finding]) -> String {
+    let codes: Vec<_> = findings
+        .iter()
+        .map(|finding| finding.code.as_str())
+        .collect();
+    codes.join(", ")
+}
+
+fn check(asked: &pb::InstallControlPlaneRequest) -> Result<Request, Error> {
+    let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let mut public_ips = Vec::new();
+    for text in &asked.public_ips {
+        let address: Address = text.parse().map_err(|_| Error::PublicIp)?;
+        if address.port().is_some() {
+            return Err(Error::PublicIp);
+        }
+        if !public_ips.contains(&address.host()) {
+            public_ips.push(address.host());
+        }
+    }
+    let cluster = optional(&asked.cluster)
+        .map(|name| name.parse())
+        .transpose();
+    Ok(Request {
+        public_ips,
+        k3s_version: optional(&asked.k3s_version)
+            .map(|version| version.parse())
+            .transpose()?,
+        cluster: cluster.map_err(|rule| Error::Name {
+            field: "cluster",
+            rule,
+        })?,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! The last step of making or adopting a cluster: what the controller keeps of it.
+
+use canasta_proto::name::HostName;
+use canasta_proto::pb;
+use canasta_steps::{Done, StepError};
+
+use super::Context;
+use crate::clusters::CONTROL_PLANE;
+use crate::operations::agent::fleet_error;
+use crate::operations::stamp;
+use crate::store::clusters::{ClusterRow, NodeRow};
+
+/// What is known of the cluster besides what the agent says.
+#[derive(Debug, Clone)]
+pub(super) struct Record {
+    pub(super) host: HostName,
+    pub(super) cluster: String,
+    pub(super) k3s_version: String,
+    pub(super) node_name: String,
+    pub(super) node_ip: String,
+    pub(super) tls_sans: Vec<String>,
+    pub(super) public_ips: Vec<String>,
+    pub(super) adopted: bool,
+}
+
+impl Record {
+    /// Stores the cluster and its node, with the hash of the CA that the agent sees.
+    pub(super) async fn store(&self, context: &Context) -> Result<Done, StepError> {
+        let facts = context
+            .fleet
+            .refresh(&self.host)
+            .await
+            .map_err(fleet_error)?;
+        let k3s = facts.k3s.unwrap_or_default();
+        if k3s.ca_hash.is_empty() {
+            return Err(StepError::new(
+                "CA_UNKNOWN",
+                format!(
+                    "the agent on host '{}' can't tell the CA of the cluster",
+                    self.host
+                ),
+            )
+            .subject(format!("host {}", self.host))
+            .hint(format!(
+                "see `journalctl -u k3s` on {}, then run the command again",
+                self.host
+            )));
+        }
+        let store = &context.store;
+        let failed = |error: crate::store::Error| {
+            StepError::from_source("DATABASE_FAILED", &error)
+                .hint("look at the controller's log and the space on its disk, then run the command again")
+        };
+        let old = store.cluster(&self.cluster).await.map_err(failed)?;
+        let old_node = store
+            .cluster_node(self.host.as_str())
+            .await
+            .map_err(failed)?;
+        let cluster = ClusterRow {
+            name: self.cluster.clone(),
+            k3s_version: self.k3s_version.clone(),
+            ca_hash: k3s.ca_hash,
+            endpoint: endpoint(&self.node_ip),
+            adopted: self.adopted,
+            created_at: old
+                .as_ref()
+                .map_or_else(stamp::now_millis, |old| old.created_at),
+            public_ips: self.public_ips.clone(),
+        };
+        let node = NodeRow {
+            host: self.host.to_string(),
+            cluster: self.cluster.clone(),
+            node_name: self.node_name.clone(),
+            role: CONTROL_PLANE.to_owned(),
+            node_ip: self.node_ip.clone(),
+            tls_sans: self.tls_sans.clone(),
+        };
+        let text = format!("cluster {} with control plane {}", self.cluster, self.host);
+        if old.as_ref() == Some(&cluster) && old_node.as_ref() == Some(&node) {
+            return Ok(Done::unchanged(text));
+        }
+        store
+            .put_cluster_node(&cluster, &node)
+            .await
+            .map_err(failed)?;
+        Ok(Done::changed(text))
+    }
+}
+
+fn endpoint(node_ip: &str) -> String {
+    if node_ip.contains(':') {
+        format!("https://[{node_ip}]:6443")
+    } else {
+        format!("https://{node_ip}:6443")
+    }
+}
+
+/// Findings of a node as the outcome of its preflight step. Warnings about a node that runs k3s already were heeded or not
+/// when it was installed: they are told, and the step is unchanged.
+pub(super) fn judged(
+    host: &HostName,
+    findings: &[pb::Finding],
+    installed: bool,
+) -> Result<Done, StepError> {
+    let errors: Vec<_> = super::gather::errors(findings).collect();
+    if !errors.is_empty() {
+        let mut error = StepError::new(
+            "PREFLIGHT_FAILED",
+            format!(
+                "host '{host}' is not fit for k3s: {} findings",
+                errors.len()
+            ),
+        )
+        .subject(format!("host {host}"))
+        .hint("mend what the findings name, then run the command again")
+        .evidence(super::gather::evidence(host, findings));
+        for finding in errors {
+            error = error.cause(super::gather::shown(finding));
+        }
+        return Err(error);
+    }
+    if findings.is_empty() {
+        return Ok(Done::unchanged("nothing stands in the way"));
+    }
+    let texts: Vec<_> = findings.iter().map(super::gather::shown).collect();
+    let text = texts.join("; ");
+    Ok(if installed {
+        Done::unchanged(text)
+    } else {
+        Done::warning(text)
+    })
+}

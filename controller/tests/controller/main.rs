@@ -1,0 +1,8 @@
+//! The controller in this process: real mutual TLS on loopback, real SQLite, and small agents that speak the real API.
+
+mod agent;
+mod enrolment;
+mod first_start;
+mod people;
+mod renewal;
+mod support;

@@ -1,0 +1,94 @@
+//! Certificates of agents: renewed in time, and rescued when it is too late.
+
+use std::time::Duration;
+
+use canasta_proto::pb;
+use jiff::Timestamp;
+
+use crate::agent::Agent;
+use crate::support::{Lab, until};
+
+/// Waits until an agent's certificate has ended; TLS counts whole seconds.
+async fn wait_for_end(agent: &Agent) {
+    let ended = agent.material().current().facts().not_after.as_second();
+    until("the certificate has ended", || async {
+        Timestamp::now().as_second() > ended
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_and_the_old_one_dropped() {
+    let lab = Lab::start_with(|config| config.timings.leaf = Duration::from_secs(3)).await;
+    let token = lab.add_host("cp1").await;
+    let mut agent = Agent::new();
+    assert!(agent.join(&lab, &token).await.reached);
+    let first = agent.serial();
+    until("the agent has another certificate", || async {
+        agent.serial() != first
+    })
+    .await;
+    until("the new key is the one on record", || async {
+        let key = agent.material().current().facts().spki_sha256;
+        let host = lab.host("cp1").await;
+        host.public_key_sha256 == canasta_transport::facts::hex(&key)
+            && host.state() == pb::HostState::Connected
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_rescued_when_its_key_is_on_record() {
+    let mut lab = Lab::start_with(|config| config.timings.leaf = Duration::from_secs(2)).await;
+    let token = lab.add_host("cp1").await;
+    let mut agent = Agent::new();
+    assert!(agent.join(&lab, &token).await.reached);
+    // The controller is off until the certificate has ended.
+    lab.crash().await;
+    agent.stop().await;
+    wait_for_end(&agent).await;
+    let expired = agent.serial();
+    lab.config.timings.leaf = Duration::from_secs(3600);
+    agent.serve();
+    lab.up().await.expect("start");
+    until("the host is connected again", || async {
+        lab.host("cp1").await.state() == pb::HostState::Connected
+    })
+    .await;
+    assert_ne!(agent.serial(), expired);
+}
+
+#[tokio::test]
+async fn an_expired_certificate_with_another_key_needs_a_new_join() {
+    let mut lab = Lab::start_with(|config| config.timings.leaf = Duration::from_secs(1)).await;
+    let token = lab.add_host("cp1").await;
+    let mut old = Agent::new();
+    assert!(old.join(&lab, &token).await.reached);
+    old.stop().await;
+    // The same host joins with another key on another machine; then the old machine is put back in its place.
+    lab.config.timings.leaf = Duration::from_secs(3600);
+    lab.down().await;
+    lab.up().await.expect("start");
+    let request = pb::CreateHostTokenRequest {
+        name: "cp1".to_owned(),
+    };
+    let answer = lab
+        .hosts()
+        .await
+        .create_host_token(request)
+        .await
+        .expect("token");
+    let token = crate::support::join_token(&answer.into_inner().join.expect("token"));
+    let new = Agent::new();
+    let mut request = new.request(&token);
+    request.port = u32::from(old.port);
+    new.enrol(&lab, &token, request).await.expect("enrolled");
+    wait_for_end(&old).await;
+    old.serve();
+    until("the host needs to join anew", || async {
+        lab.host("cp1").await.state() == pb::HostState::NeedsRejoin
+    })
+    .await;
+    let reason = lab.host("cp1").await.state_reason;
+    assert!(reason.contains("expired"), "{reason}");
+}

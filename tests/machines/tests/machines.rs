@@ -1,0 +1,16 @@
+//! The fleet on systemd nodes, from the packages. Runs in the profile `machines`, by `sudo ./dev test`.
+//!
+//! All tests share one lab whose controller stays; each takes nodes of its own, so that none sees what another left. A
+//! test process brings up what it needs and finds what is up already.
+
+#![expect(
+    clippy::disallowed_types,
+    reason = "packages are looked at with their own tools"
+)]
+
+mod machines {
+    mod bad_luck;
+    mod enrolment;
+    mod install;
+    mod packages;
+}
