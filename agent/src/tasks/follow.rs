@@ -45,6 +45,10 @@ impl Follower {
     /// When the journal can't be read.
     pub async fn next(&mut self) -> Result<Option<pb::WatchTaskResponse>, TaskError> {
         loop {
+            if !self.ready.is_empty() && !self.is_told() {
+                self.wait().await;
+                continue;
+            }
             if let Some(event) = self.ready.pop_front() {
                 self.done = self.done || is_last(&event);
                 if event.seq > self.after_seq {
@@ -79,10 +83,22 @@ impl Follower {
                 self.sent_progress = Some(Arc::clone(&progress));
                 return Ok(Some((*progress).clone()));
             }
-            if self.tip.changed().await.is_err() {
-                // The task is gone; what it wrote last is in the file.
-                self.tip = watch::channel(Tip::ended()).1;
-            }
+            self.wait().await;
+        }
+    }
+
+    /// Whether the task has told of the next event. One that is on disk alone is held back: whoever hears of the end may
+    /// start the next task at once, and would be refused.
+    fn is_told(&mut self) -> bool {
+        let tip = self.tip.borrow_and_update();
+        let told = |event: &pb::WatchTaskResponse| tip.ended || event.seq <= tip.stored;
+        self.ready.front().is_some_and(told)
+    }
+
+    async fn wait(&mut self) {
+        if self.tip.changed().await.is_err() {
+            // The task is gone; what it wrote last is in the file.
+            self.tip = watch::channel(Tip::ended()).1;
         }
     }
 

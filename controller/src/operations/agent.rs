@@ -29,6 +29,8 @@ const LOOK_BACK: usize = 5;
 const STARTS: u32 = 3;
 /// The pause before a task is started again, or a connection that breaks at once is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long an agent may take to answer a call; a connection that died in the middle of one may never tell.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Whether a status stands for a broken connection and not for an answer of the agent.
 pub(crate) fn is_cut(status: &Status) -> bool {
@@ -206,7 +208,7 @@ impl AgentTask {
                     task_id: id.to_owned(),
                     spec: Some(spec.clone()),
                 };
-                if let Err(status) = client.start_task(request).await {
+                if let Err(status) = answered(client.start_task(request)).await {
                     self.cut_or_error(status, reporter).await?;
                     continue;
                 }
@@ -258,7 +260,7 @@ impl AgentTask {
             task_id: id.to_owned(),
             after_seq: *seq,
         };
-        let mut events = client.watch_task(request).await?.into_inner();
+        let mut events = answered(client.watch_task(request)).await?.into_inner();
         while let Some(event) = events.message().await? {
             *seq = (*seq).max(event.seq);
             match event.event {
@@ -277,6 +279,12 @@ impl AgentTask {
         }
         Ok(None)
     }
+}
+
+/// What a call is answered with; no answer in time is as a broken connection.
+async fn answered<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let late = |_elapsed| Err(Status::deadline_exceeded("the agent did not answer in time"));
+    tokio::time::timeout(ANSWER, call).await.unwrap_or_else(late)
 }
 
 fn done(end: TaskEnd) -> Result<Done, StepError> {

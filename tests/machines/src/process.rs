@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -61,6 +62,14 @@ impl Process {
                 Some(pids.len() > 1 && pids.last().is_some_and(|last| last == "1"))
             })
             .unwrap_or(false)
+    }
+
+    /// Waits until it is gone, at most so long. It is not this program's child, so there is no event to wait for.
+    pub(crate) fn wait(self, longest: Duration) {
+        let deadline = Instant::now() + longest;
+        while self.alive() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Its arguments.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::error::at;
 use super::{Lab, LabError, MACHINE, in_parallel};
@@ -26,6 +27,9 @@ pub struct UpOptions {
     /// Serve releases of k3s to the lab, and make the controller use them.
     pub releases: Option<Releases>,
 }
+
+/// The longest that a killed program may take to be gone.
+const GONE: Duration = Duration::from_secs(5);
 
 impl Lab {
     /// Brings the nodes up that are not, in parallel, and gives them what `options` says. Nodes
@@ -145,6 +149,8 @@ impl Lab {
     pub(super) fn serve(&self, state: &mut State, argv: Vec<String>) -> Result<(), LabError> {
         for old in release::running(&self.layout) {
             old.kill();
+            // Until it is gone it holds the port, and would be taken for the new one.
+            old.wait(GONE);
         }
         state.release_server = Some(release::start(&self.layout, argv)?);
         self.save(state)

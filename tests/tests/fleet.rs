@@ -1,0 +1,21 @@
+//! The fleet in one process: every part is the real one but the machines and k3s. One binary, one module a subject; each
+//! test has a fleet of its own.
+
+#[path = "fleet/certificates.rs"]
+mod certificates;
+#[path = "fleet/cluster.rs"]
+mod cluster;
+#[path = "fleet/enrolment.rs"]
+mod enrolment;
+#[path = "fleet/injected.rs"]
+mod injected;
+#[path = "fleet/install.rs"]
+mod install;
+#[path = "fleet/names.rs"]
+mod names;
+#[path = "fleet/operators.rs"]
+mod operators;
+#[path = "fleet/release.rs"]
+mod release;
+#[path = "fleet/roles.rs"]
+mod roles;

@@ -1,0 +1,249 @@
+//! People at the CLI: what they type wrong, what becomes of their work when they leave, and two of them at once.
+
+use std::time::{Duration, Instant};
+
+use canasta_proto::pb;
+use canasta_proto::pb::OperationState;
+use canasta_tests::fleet::Fleet;
+use canasta_tests::fleet::client::{check_events, install_on};
+use canasta_tests::fleet::trap::Moment;
+use tonic::Code;
+
+#[tokio::test]
+async fn an_unknown_host_is_told_at_once_with_what_to_do() {
+    let fleet = Fleet::start().await;
+    let cli = fleet.cli("anna", pb::Role::Admin).await;
+    for arguments in [
+        vec!["host", "show", "x"],
+        vec!["host", "token", "x"],
+        vec!["host", "remove", "x"],
+        vec!["install", "k8s-cp", "--host", "x"],
+        vec!["install", "k8s-cp", "-H", "x", "--adopt"],
+        vec!["install", "k8s-cp", "-H", "x", "--dry-run"],
+    ] {
+        let output = cli.run(&arguments).await;
+        assert_eq!(output.code, 1, "{arguments:?}: {output:?}");
+        let mut lines = output.stderr.lines();
+        assert_eq!(
+            lines.next(),
+            Some("error: host 'x' is not registered"),
+            "{output:?}"
+        );
+        let hint = lines.find(|line| line.starts_with("hint: "));
+        assert!(
+            hint.is_some_and(|hint| hint.contains("canasta host add --name x")),
+            "{output:?}"
+        );
+        assert_eq!(output.stdout, "", "{output:?}");
+    }
+    let admin = fleet.admin().await;
+    let begun = Instant::now();
+    let fault = admin.install(install_on("x")).await.unwrap_err();
+    assert_eq!(
+        (fault.code, fault.reason.as_str()),
+        (Code::NotFound, "HOST_NOT_REGISTERED")
+    );
+    assert!(
+        begun.elapsed() < Duration::from_millis(250),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn an_operation_goes_on_when_its_cli_is_killed_and_can_be_watched_without_a_gap() {
+    let fleet = Fleet::start().await;
+    let _node = fleet.joined("cp1").await;
+    let cli = fleet.cli("otto", pb::Role::Operator).await;
+    let mut held = fleet.probe.hold("write-config", Moment::After);
+    let mut running = cli.spawn(&["install", "k8s-cp", "--host", "cp1"]);
+    running.has_said("put the k3s binary in place").await;
+    held.reached().await;
+    running.kill().await;
+    let admin = fleet.admin().await;
+    let listed = admin
+        .operations()
+        .list_operations(pb::ListOperationsRequest::default())
+        .await
+        .unwrap();
+    let operation = listed.into_inner().operations.remove(0);
+    assert_eq!(operation.state(), OperationState::Running);
+    assert_eq!(operation.started_by, "user otto");
+
+    // One who was there from the first event, and one who comes later, see the same.
+    let watching = tokio::spawn({
+        let (admin, id) = (admin.clone(), operation.id.clone());
+        async move { admin.events(&id, 0).await.unwrap() }
+    });
+    held.release();
+    let live = watching.await.unwrap();
+    check_events(&live);
+    let later = admin.events(&operation.id, 0).await.unwrap();
+    check_events(&later);
+    let stored = |events: &[pb::OperationEvent]| -> Vec<pb::OperationEvent> {
+        let is_stored = |event: &&pb::OperationEvent| {
+            !matches!(event.event, Some(pb::operation_event::Event::Progress(_)))
+        };
+        events.iter().filter(is_stored).cloned().collect()
+    };
+    assert_eq!(stored(&live), stored(&later));
+    let half = later[later.len() / 2].seq;
+    let rest = admin.events(&operation.id, half).await.unwrap();
+    assert_eq!(rest.first().map(|event| event.seq), Some(half + 1));
+    assert_eq!(
+        admin.operation(&operation.id).await.unwrap().state(),
+        OperationState::Succeeded
+    );
+
+    let watched = cli
+        .run(&["operation", "watch", &operation.id, "--output", "json"])
+        .await;
+    assert_eq!(watched.code, 0, "{watched:?}");
+    assert!(
+        watched.stdout.lines().count() >= stored(&later).len(),
+        "{watched:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_watch_survives_a_killed_controller() {
+    let mut fleet = Fleet::start().await;
+    let _node = fleet.joined("cp1").await;
+    let mut held = fleet.probe.hold("write-unit", Moment::Before);
+    let (id, _) = fleet
+        .admin()
+        .await
+        .install(install_on("cp1"))
+        .await
+        .unwrap();
+    held.reached().await;
+    let before = fleet.admin().await.operation(&id).await.unwrap().last_seq;
+    fleet.crash().await;
+    fleet.restart().await;
+    let rest = fleet.admin().await.events(&id, before).await.unwrap();
+    assert_eq!(rest.first().map(|event| event.seq), Some(before + 1));
+    check_events(&fleet.admin().await.events(&id, 0).await.unwrap());
+}
+
+#[tokio::test]
+async fn the_second_operator_on_a_host_is_refused_at_once_with_the_firsts_operation() {
+    let fleet = Fleet::start().await;
+    let _node = fleet.joined("cp1").await;
+    let first = fleet.user("otto", pb::Role::Operator).await.client;
+    let mut held = fleet.probe.hold("fetch-artefact", Moment::Before);
+    let (operation, _) = first.install(install_on("cp1")).await.unwrap();
+    held.reached().await;
+
+    let second = fleet.user("anna", pb::Role::Admin).await.client;
+    let begun = Instant::now();
+    let fault = second.install(install_on("cp1")).await.unwrap_err();
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(fault.code, Code::FailedPrecondition, "{fault:?}");
+    assert!(
+        fault.message.contains(&operation) && fault.message.contains("user otto"),
+        "{fault:?}"
+    );
+    assert!(fault.hint.contains(&operation), "{fault:?}");
+    let name = "cp1".to_owned();
+    let removal = second
+        .hosts()
+        .remove_host(pb::RemoveHostRequest { name })
+        .await
+        .unwrap_err();
+    assert!(removal.message().contains(&operation), "{removal:?}");
+    assert_eq!(
+        second.host("cp1", false).await.unwrap().operation_id,
+        operation
+    );
+
+    held.release();
+    assert_eq!(
+        second.ended(&operation).await.state(),
+        OperationState::Succeeded
+    );
+    let (again, _) = second.install(install_on("cp1")).await.unwrap();
+    assert_eq!(
+        second.ended(&again).await.state(),
+        OperationState::Succeeded
+    );
+}
+
+#[tokio::test]
+async fn a_cancel_stops_at_the_end_of_the_step() {
+    let fleet = Fleet::start().await;
+    let node = fleet.joined("cp1").await;
+    let admin = fleet.admin().await;
+    let mut held = fleet.probe.hold("install-binary", Moment::Before);
+    let (id, _) = admin.install(install_on("cp1")).await.unwrap();
+    held.reached().await;
+    let request = pb::CancelOperationRequest { id: id.clone() };
+    let answer = admin
+        .operations()
+        .cancel_operation(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        answer.operation.unwrap().state(),
+        OperationState::Cancelling
+    );
+    held.release();
+    let operation = admin.ended(&id).await;
+    assert_eq!(operation.state(), OperationState::Cancelled);
+    let state = |id: &str| {
+        operation
+            .steps
+            .iter()
+            .find(|step| step.id == id)
+            .unwrap()
+            .state()
+    };
+    assert_eq!(
+        (state("install-binary"), state("write-config")),
+        (pb::StepState::Finished, pb::StepState::NotRun)
+    );
+    assert_eq!(node.k3s.starts(), 0);
+    let again = fleet.install(install_on("cp1")).await.unwrap();
+    assert_eq!(again.state(), OperationState::Succeeded);
+}
+
+#[tokio::test]
+async fn what_was_done_is_in_the_audit_trail_with_its_end() {
+    let fleet = Fleet::start().await;
+    let _node = fleet.joined("cp1").await;
+    let otto = fleet.user("otto", pb::Role::Operator).await.client;
+    let (id, _) = otto.install(install_on("cp1")).await.unwrap();
+    otto.ended(&id).await;
+    let rows = fleet.admin().await.audit_rows().await;
+    let row = rows
+        .iter()
+        .find(|row| row.operation_id == id)
+        .expect("a row about the operation");
+    assert_eq!(
+        (row.who.as_str(), row.what.as_str(), row.subject.as_str()),
+        (
+            "user otto",
+            "ClusterService/InstallControlPlane",
+            "host cp1, cluster cp1"
+        )
+    );
+    assert!(row.from.starts_with("127."), "{row:?}");
+    assert!(row.outcome.to_lowercase().contains("succeeded"), "{row:?}");
+    for (what, who) in [
+        ("HostService/AddHost", "local "),
+        ("EnrolmentService/EnrolHost", "unknown"),
+        ("UserService/AddUser", "local "),
+    ] {
+        assert!(
+            rows.iter()
+                .any(|row| row.what == what && row.who.starts_with(who) && row.outcome == "ok"),
+            "{what}: {rows:#?}"
+        );
+    }
+    let ids: Vec<u64> = rows.iter().map(|row| row.id).collect();
+    assert!(ids.windows(2).all(|pair| pair[0] > pair[1]), "{ids:?}");
+}
