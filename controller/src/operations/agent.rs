@@ -283,8 +283,14 @@ impl AgentTask {
 
 /// What a call is answered with; no answer in time is as a broken connection.
 async fn answered<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    let late = |_elapsed| Err(Status::deadline_exceeded("the agent did not answer in time"));
-    tokio::time::timeout(ANSWER, call).await.unwrap_or_else(late)
+    let late = |_elapsed| {
+        Err(Status::deadline_exceeded(
+            "the agent did not answer in time",
+        ))
+    };
+    tokio::time::timeout(ANSWER, call)
+        .await
+        .unwrap_or_else(late)
 }
 
 fn done(end: TaskEnd) -> Result<Done, StepError> {
