@@ -150,16 +150,8 @@ impl JoinError {
         match self {
             Self::Token(_) | Self::Controller(_) | Self::Advertise(_) | Self::Name(_) => true,
             Self::Refused(fault) => {
-                fault.reason != "CLOCK_SKEW"
-                    && matches!(
-                        fault.code,
-                        Code::InvalidArgument
-                            | Code::NotFound
-                            | Code::AlreadyExists
-                            | Code::PermissionDenied
-                            | Code::FailedPrecondition
-                            | Code::Unauthenticated
-                    )
+                // Everything else, such as a controller whose disk is full, passes.
+                fault.reason.starts_with("TOKEN_") || fault.code == Code::InvalidArgument
             }
             _ => false,
         }

@@ -25,7 +25,14 @@ pub(super) fn take_up(directory: &Path, now: SystemTime) -> Result<(), TaskError
         match JournalFile::reopen(&path) {
             Ok(None) => {}
             Ok(Some(mut journal)) => {
-                journal.append(Event::Interrupted(pb::TaskInterrupted {}), now)?;
+                // A full disk must not keep the agent from starting: a journal without an end counts as ended.
+                if let Err(error) = journal.append(Event::Interrupted(pb::TaskInterrupted {}), now)
+                {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the end of a task could not be written"
+                    );
+                }
                 tracing::warn!(journal = %path.display(), "a task was cut off by the end of the agent");
             }
             Err(error @ TaskError::Damaged { .. }) => {
@@ -33,14 +40,20 @@ pub(super) fn take_up(directory: &Path, now: SystemTime) -> Result<(), TaskError
                     error = &error as &dyn std::error::Error,
                     "a journal was put aside"
                 );
-                let aside = path.with_extension(DAMAGED);
-                fs::rename(&path, &aside)
-                    .map_err(|source| canasta_durable::Error::new("rename", &path, source))?;
+                if let Err(error) = fs::rename(&path, path.with_extension(DAMAGED)) {
+                    tracing::error!(%error, journal = %path.display(), "it could not be put aside");
+                }
             }
             Err(error) => return Err(error),
         }
     }
-    prune(directory, now)
+    if let Err(error) = prune(directory, now) {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "old journals could not be removed"
+        );
+    }
+    Ok(())
 }
 
 /// Removes the journals that are neither among the newest nor young. Called when no task runs.

@@ -50,7 +50,12 @@ impl UserService for UserApi {
             token: made.token.reveal(),
             token_expires_at: Some(wire::time(made.expires_at)),
         };
-        Ok(about(&name, response))
+        let mut response = about(&name, response);
+        // A role that was given is worth more than a token that was renewed.
+        response.extensions_mut().insert(AuditSubject(
+            format!("user {name} as {role:?}").to_lowercase(),
+        ));
+        Ok(response)
     }
 
     async fn list_users(
@@ -66,7 +71,11 @@ impl UserService for UserApi {
         request: Request<pb::RemoveUserRequest>,
     ) -> Answer<pb::RemoveUserResponse> {
         let name = named(&request.into_inner().name)?;
-        if !self.store.remove_user(&name, Timestamp::now()).await? {
+        if !self
+            .directory
+            .remove(&self.store, &name, Timestamp::now())
+            .await?
+        {
             return Err(Fault::new(
                 Code::NotFound,
                 "USER_NOT_KNOWN",
@@ -76,7 +85,6 @@ impl UserService for UserApi {
             .hint("`canasta user list` shows all users")
             .into());
         }
-        self.directory.forget(&name);
         let gone = Kind::User(name.clone());
         let closed = self.connections.close(|identity, _| identity.kind == gone);
         tracing::info!(user = %name, closed, "removed a user");

@@ -57,11 +57,14 @@ impl Artefacts {
         tell: &dyn Tell,
         patience: Duration,
     ) -> Result<Pushed, StepError> {
-        let _turn = self.inner.pushes.acquire().await;
         let mut sent = 0;
         for attempt in 1..=TRIES {
             let client = agent::connect(fleet, host, patience).await?;
-            match push_once(client, host, artefact, tell, &mut sent).await {
+            // A place is held while there is somebody to send to, and not while one is waited for.
+            let turn = self.inner.pushes.acquire().await;
+            let pushed = push_once(client, host, artefact, tell, &mut sent).await;
+            drop(turn);
+            match pushed {
                 Ok(true) if sent == 0 => return Ok(Pushed::There),
                 Ok(_) => return Ok(Pushed::Sent(sent)),
                 Err(Failure::Step(error)) => return Err(error),

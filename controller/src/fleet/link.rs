@@ -25,8 +25,10 @@ use crate::store::{Error, Holder, HostRow};
 const SILENCE: Duration = Duration::from_secs(45);
 /// Changes of a status within this time lead to one look at the facts.
 const FACTS_PAUSE: Duration = Duration::from_secs(1);
-/// The pause after a renewal that did not work out.
+/// The longest pause after a renewal that did not work out.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
+/// So many tries fit into the life of a certificate, however short it is.
+const RENEWAL_TRIES: u32 = 20;
 /// The least time between a connection and its renewal.
 const RENEWAL_LEAST: Duration = Duration::from_millis(50);
 
@@ -191,11 +193,8 @@ impl Task {
         });
         let due = facts.renew_at(jitter());
         let still_due = std::mem::take(&mut self.renewed) && due <= Timestamp::now();
-        let least = if still_due {
-            RENEWAL_PAUSE
-        } else {
-            RENEWAL_LEAST
-        };
+        let pause = RENEWAL_PAUSE.min(self.context.timings.leaf / RENEWAL_TRIES);
+        let least = if still_due { pause } else { RENEWAL_LEAST };
         let mut renew_at = Box::pin(sleep_until(due, least));
         let mut facts_at = Box::pin(sleep(Duration::ZERO));
         let mut facts_due = true;
@@ -225,7 +224,7 @@ impl Task {
                     }
                     Err(error) => {
                         tracing::warn!(host = %self.host, error = line(&error), "failed to renew a certificate");
-                        renew_at = Box::pin(sleep_until(Timestamp::now(), RENEWAL_PAUSE));
+                        renew_at = Box::pin(sleep_until(Timestamp::now(), pause));
                     }
                 },
                 () = self.signals.reload.notified() => {

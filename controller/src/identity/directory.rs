@@ -8,6 +8,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use canasta_proto::name::UserName;
 use canasta_transport::roles::Role;
+use jiff::Timestamp;
+use tokio::sync::Mutex;
 
 use crate::store::{Error, Holder, Store};
 
@@ -22,6 +24,8 @@ struct Entry {
 #[derive(Clone, Default)]
 pub struct Directory {
     users: Arc<RwLock<HashMap<UserName, Entry>>>,
+    /// Held from reading the database to changing what is in memory, so that an older reading never comes last.
+    change: Arc<Mutex<()>>,
 }
 
 impl Directory {
@@ -40,10 +44,11 @@ impl Directory {
     /// Reads one user again after a change.
     ///
     /// # Errors
-    /// When the database can't be read; the user is locked out until it can.
+    /// When the database can't be read; what was known before stays.
     pub async fn refresh(&self, store: &Store, name: &UserName) -> Result<(), Error> {
-        self.forget(name);
+        let _alone = self.change.lock().await;
         let Some(user) = store.user(name).await? else {
+            self.write().remove(name);
             return Ok(());
         };
         let serials = store
@@ -60,9 +65,20 @@ impl Directory {
         Ok(())
     }
 
-    /// Locks a user out.
-    pub fn forget(&self, name: &UserName) {
+    /// Removes a user from the database and locks it out. False when there is no such user.
+    ///
+    /// # Errors
+    /// When the database can't be written; the user stays.
+    pub async fn remove(
+        &self,
+        store: &Store,
+        name: &UserName,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let _alone = self.change.lock().await;
+        let known = store.remove_user(name, now).await?;
         self.write().remove(name);
+        Ok(known)
     }
 
     /// What a user may do with a certificate; none when either is not known or revoked.

@@ -64,7 +64,6 @@ pub enum EnrolError {
 }
 
 /// What a host sends to enrol.
-#[derive(Debug)]
 pub struct HostRequest<'a> {
     /// The secret part of the token.
     pub secret: &'a str,
@@ -74,6 +73,15 @@ pub struct HostRequest<'a> {
     pub expected: Option<HostName>,
     /// What it tells of itself.
     pub join: Join,
+}
+
+impl std::fmt::Debug for HostRequest<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("HostRequest")
+            .field("expected", &self.expected)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A certificate that was issued and recorded.

@@ -29,6 +29,8 @@ const LOOK_BACK: usize = 5;
 const STARTS: u32 = 3;
 /// The pause before a task is started again, or a connection that breaks at once is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How often in a row a task may be followed and tell nothing new, before it counts as interrupted.
+const IDLE_ROUNDS: u32 = 20;
 /// How long an agent may take to answer a call; a connection that died in the middle of one may never tell.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -201,6 +203,8 @@ impl AgentTask {
     ) -> Result<TaskEnd, StepError> {
         let mut started = spec.is_none();
         let mut seq = 0;
+        let mut idle = 0;
+        let mut failing = None;
         loop {
             let mut client = connect(&self.fleet, &self.host, self.patience).await?;
             if !started && let Some(spec) = spec {
@@ -209,14 +213,24 @@ impl AgentTask {
                     spec: Some(spec.clone()),
                 };
                 if let Err(status) = answered(client.start_task(request)).await {
-                    self.cut_or_error(status, reporter).await?;
+                    self.cut_or_error(status, &mut failing, reporter).await?;
                     continue;
                 }
                 started = true;
+                failing = None;
             }
-            match self.follow_once(&mut client, id, &mut seq, reporter).await {
+            let before = seq;
+            let began = Instant::now();
+            let followed = self.follow_once(&mut client, id, &mut seq, reporter).await;
+            if seq > before || began.elapsed() > ANSWER * 2 {
+                failing = None;
+            }
+            match followed {
                 Ok(Some(end)) => return Ok(end),
+                // A journal that ends without a last event would be followed for ever.
+                Ok(None) if idle == IDLE_ROUNDS => return Ok(TaskEnd::Interrupted),
                 Ok(None) => {
+                    idle = if seq > before { 0 } else { idle + 1 };
                     reporter
                         .message(format!(
                             "the connection to {} broke; the work goes on there",
@@ -226,13 +240,21 @@ impl AgentTask {
                     tokio::time::sleep(PAUSE).await;
                 }
                 Err(status) if status.code() == Code::NotFound => return Ok(TaskEnd::Unknown),
-                Err(status) => self.cut_or_error(status, reporter).await?,
+                Err(status) => self.cut_or_error(status, &mut failing, reporter).await?,
             }
         }
     }
 
-    async fn cut_or_error(&self, status: Status, reporter: &Reporter) -> Result<(), StepError> {
-        if !is_cut(&status) {
+    /// Pauses after a call that broke off. Gives up when calls have broken off for as long as an agent is waited for:
+    /// one whose connection lives and who never answers would hold its host for ever.
+    async fn cut_or_error(
+        &self,
+        status: Status,
+        failing: &mut Option<Instant>,
+        reporter: &Reporter,
+    ) -> Result<(), StepError> {
+        let since = *failing.get_or_insert_with(Instant::now);
+        if !is_cut(&status) || since.elapsed() > self.patience {
             let fault = Fault::from_status(&status);
             let mut report = fault.to_report();
             if report.subject.is_empty() {

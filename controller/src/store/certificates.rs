@@ -169,13 +169,10 @@ impl Store {
         Ok(true)
     }
 
-    /// Records a certificate that is to take the place of the agent's own; an earlier one that was never taken is dropped.
+    /// Records a certificate that is to take the place of the agent's own; earlier ones stay until it was seen, for nobody
+    /// knows whether the agent took them.
     pub async fn record_renewal(&self, row: &CertificateRow) -> Result<(), Error> {
         let mut transaction = self.begin().await?;
-        sqlx::query("DELETE FROM certificates WHERE kind = 'agent' AND name = ? AND pending = 1 AND revoked_at IS NULL")
-            .bind(&row.name)
-            .execute(&mut *transaction)
-            .await?;
         insert(&mut transaction, Holder::Agent(&row.name), row).await?;
         transaction.commit().await?;
         Ok(())
@@ -201,8 +198,9 @@ impl Store {
         .await?;
         if done.rows_affected() == 1 {
             sqlx::query(
-                "UPDATE certificates SET revoked_at = ?
-                 WHERE kind = 'agent' AND name = ? AND serial <> ? AND pending = 0 AND revoked_at IS NULL",
+                "UPDATE certificates SET revoked_at = ?1
+                 WHERE kind = 'agent' AND name = ?2 AND serial <> ?3 AND revoked_at IS NULL
+                 AND issued_at <= (SELECT issued_at FROM certificates WHERE serial = ?3)",
             )
             .bind(millis(now))
             .bind(host.as_str())

@@ -212,6 +212,23 @@ impl Store {
         Ok(operations)
     }
 
+    /// What the newest operation of a kind on a host was asked to do.
+    pub(crate) async fn last_request(
+        &self,
+        kind: &str,
+        host: &str,
+    ) -> Result<Option<String>, Error> {
+        Ok(sqlx::query_scalar(
+            "SELECT request FROM operations WHERE kind = ?1 AND EXISTS
+             (SELECT 1 FROM json_each(operations.hosts) WHERE json_each.value = ?2)
+             ORDER BY id DESC LIMIT 1",
+        )
+        .bind(kind)
+        .bind(host)
+        .fetch_optional(self.pool())
+        .await?)
+    }
+
     /// Ids that begin with `prefix`, oldest first, at most `limit`.
     pub(crate) async fn operation_ids(
         &self,

@@ -7,7 +7,7 @@ use canasta_proto::pb;
 use canasta_proto::pb::Severity;
 use tokio::time::timeout;
 
-use super::{Context, Error};
+use super::{Context, Error, install_control_plane};
 use crate::fleet::FleetError;
 use crate::operations::stamp;
 use crate::store::clusters::{ClusterRow, NodeRow};
@@ -45,11 +45,28 @@ pub(super) async fn gather(context: &Context, host: &HostName) -> Result<Gathere
         node.as_ref()
             .is_some_and(|node| node.cluster == cluster.name)
     };
+    let cluster = clusters.iter().find(of_node).cloned();
+    let installed = facts
+        .k3s
+        .as_ref()
+        .is_some_and(|k3s| k3s.origin() == pb::K3sOrigin::Installed);
+    // An install that failed has recorded nothing but its own plan.
+    let (cluster, node) = match (cluster, node) {
+        (None, None) if installed => {
+            let kind = install_control_plane::KIND;
+            let request = context.store.last_request(kind, host.as_str()).await?;
+            let planned = request
+                .as_deref()
+                .and_then(install_control_plane::planned_before);
+            planned.map_or((None, None), |(cluster, node)| (Some(cluster), Some(node)))
+        }
+        found => found,
+    };
     Ok(Gathered {
-        cluster: clusters.iter().find(of_node).cloned(),
         facts,
         findings,
         node,
+        cluster,
         clusters,
     })
 }

@@ -10,11 +10,16 @@ use canasta_steps::Plan;
 use self::plan::{Planned, Request, plan};
 use super::gather::{self, gather};
 use super::{Begun, Context, Error, Refusal, begin, choice};
+use crate::clusters::CONTROL_PLANE;
 use crate::operations::locks::{Resource, Wanted};
 use crate::operations::{Operations, Workflow};
+use crate::store::clusters::{ClusterRow, NodeRow};
 
 /// The kind of the operation.
 pub const KIND: &str = "install-k8s-cp";
+
+/// The most addresses that may be asked for.
+const MOST_PUBLIC_IPS: usize = 16;
 
 /// An install that was planned.
 #[derive(Debug)]
@@ -27,6 +32,29 @@ impl InstallControlPlane {
     pub(super) fn new(context: Context, planned: Planned) -> Self {
         Self { context, planned }
     }
+}
+
+/// What an install that did not come to its end had recorded by its plan: the flags of its command are not forgotten.
+pub(super) fn planned_before(request: &str) -> Option<(ClusterRow, NodeRow)> {
+    let planned: Planned = serde_json::from_str(request).ok()?;
+    let cluster = ClusterRow {
+        name: planned.cluster.clone(),
+        k3s_version: planned.k3s_version,
+        ca_hash: String::new(),
+        endpoint: String::new(),
+        adopted: false,
+        created_at: 0,
+        public_ips: planned.public_ips,
+    };
+    let node = NodeRow {
+        host: planned.host,
+        cluster: planned.cluster,
+        node_name: planned.node_name,
+        role: CONTROL_PLANE.to_owned(),
+        node_ip: planned.node_ip,
+        tls_sans: planned.tls_sans,
+    };
+    Some((cluster, node))
 }
 
 impl Workflow for InstallControlPlane {
@@ -123,6 +151,9 @@ fn codes(findings: &[&pb::Finding]) -> String {
 fn check(asked: &pb::InstallControlPlaneRequest) -> Result<Request, Error> {
     let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let mut public_ips = Vec::new();
+    if asked.public_ips.len() > MOST_PUBLIC_IPS {
+        return Err(Error::PublicIp);
+    }
     for text in &asked.public_ips {
         let address: Address = text.parse().map_err(|_| Error::PublicIp)?;
         if address.port().is_some() {

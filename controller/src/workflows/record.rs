@@ -56,6 +56,24 @@ impl Record {
             .cluster_node(self.host.as_str())
             .await
             .map_err(failed)?;
+        // Planned before it was locked: meanwhile another host may have become the cluster of this name.
+        let ours = old_node
+            .as_ref()
+            .is_some_and(|node| node.cluster == self.cluster);
+        if old.is_some() && !ours {
+            return Err(StepError::new(
+                "CLUSTER_EXISTS",
+                format!(
+                    "a cluster '{}' was recorded meanwhile, with another control plane",
+                    self.cluster
+                ),
+            )
+            .subject(format!("cluster {}", self.cluster))
+            .hint(format!(
+                "run the command again with another name: --host {} --cluster NAME",
+                self.host
+            )));
+        }
         let cluster = ClusterRow {
             name: self.cluster.clone(),
             k3s_version: self.k3s_version.clone(),

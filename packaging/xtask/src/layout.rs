@@ -47,7 +47,6 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "canasta-controller",
             "canasta-durable",
             "canasta-host",
-            "canasta-machines",
             "canasta-proto",
             "canasta-standin",
             "canasta-steps",

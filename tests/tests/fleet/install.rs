@@ -1,9 +1,10 @@
 //! The main job: a control plane on a host, again and again, other versions of it, and one that someone else installed.
 
 use canasta_proto::pb;
-use canasta_proto::pb::StepOutcome;
+use canasta_proto::pb::{OperationState, StepOutcome};
 use canasta_tests::fleet::client::{Client, install_on};
 use canasta_tests::fleet::node::k3s_facts;
+use canasta_tests::fleet::trap::Moment;
 use canasta_tests::fleet::{Fleet, VERSION, k3s, program};
 use tonic::Code;
 
@@ -246,6 +247,34 @@ async fn a_flag_that_is_given_replaces_what_is_recorded_and_one_that_is_not_keep
     assert!(detail.contains("tls-san"), "{detail}");
     assert_eq!(node.starts_ordered(), 1, "one restart");
     all_unchanged(&fleet.install(with(&[])).await.unwrap());
+}
+
+#[tokio::test]
+async fn the_flags_of_an_install_that_failed_are_not_forgotten() {
+    let fleet = Fleet::start().await;
+    let node = fleet.joined("cp1").await;
+    fleet.probe.fail("wait-node-ready", Moment::Before);
+    let asked = pb::InstallControlPlaneRequest {
+        public_ips: vec!["203.0.113.7".to_owned()],
+        cluster: "wiki".to_owned(),
+        ..install_on("cp1")
+    };
+    let failed = fleet.install(asked).await.unwrap();
+    assert_eq!(failed.state(), OperationState::Failed);
+
+    node.host.systemd.clear_orders();
+    succeeded(&fleet.install(install_on("cp1")).await.unwrap());
+    assert!(
+        node.read("/etc/rancher/k3s/config.yaml")
+            .contains("203.0.113.7")
+    );
+    assert_eq!(node.starts_ordered(), 0, "nothing was asked differently");
+    let mut client = fleet.admin().await.clusters();
+    let answer = client
+        .list_clusters(pb::ListClustersRequest {})
+        .await
+        .unwrap();
+    assert_eq!(answer.into_inner().clusters[0].name, "wiki");
 }
 
 #[tokio::test]
