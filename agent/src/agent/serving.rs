@@ -27,7 +27,7 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What may be on its way to the agent on one call and on one connection: enough for an artefact at full speed.
 const STREAM_WINDOW: u32 = 2 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 3 << 20;
 /// Frames as large as the chunks of an artefact.
 const FRAME: u32 = 1 << 20;
 

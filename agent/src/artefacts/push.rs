@@ -9,7 +9,7 @@ use super::ArtefactError;
 use crate::agent::Life;
 
 /// Chunks between the network and the disk.
-const IN_FLIGHT: usize = 4;
+const IN_FLIGHT: usize = 2;
 /// What is staged is a program.
 const MODE: u32 = 0o755;
 
