@@ -19,6 +19,7 @@ const LIMITS: Limits = Limits {
     handshakes: 16,
     handshake: Duration::from_secs(5),
     connections: 64,
+    read: 64 << 10,
 };
 /// Open calls of one connection.
 const STREAMS: u32 = 64;

@@ -1,6 +1,7 @@
 //! Files of artefacts: written by one blocking task that hashes what it writes, so that memory stays the same however
 //! big they are. Used by download and import.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -17,6 +18,8 @@ use super::Error;
 
 /// How many chunks may wait for the disk.
 const QUEUE: usize = 8;
+/// Buffers of a file that is read: one being filled, those that wait, and those that the transport holds.
+const RING: usize = 5;
 /// How much is read at once for hashing.
 const READ: usize = 256 * 1024;
 
@@ -221,13 +224,21 @@ pub(super) fn read_chunks(
                 return;
             }
         };
+        // Used in turn, each again when its chunk is gone: fresh memory for each chunk would cost a page fault for every 4 KiB.
+        let mut ring = VecDeque::from(vec![BytesMut::new(); RING]);
         loop {
-            let mut buffer = BytesMut::zeroed(chunk);
+            let mut buffer = ring.pop_front().unwrap_or_default();
+            buffer.clear();
+            if !buffer.try_reclaim(chunk) {
+                buffer = BytesMut::with_capacity(chunk);
+            }
+            buffer.resize(chunk, 0);
             let item = match read_full(&mut file, &mut buffer) {
                 Ok(0) => return,
                 Ok(count) => Ok(buffer.split_to(count).freeze()),
                 Err(source) => Err(FileError::new("read", &path, source)),
             };
+            ring.push_back(buffer);
             let last = item.is_err();
             if sender.blocking_send(item).is_err() || last {
                 return;

@@ -18,7 +18,7 @@ use super::{Artefact, Artefacts, Tell, file};
 use crate::fleet::{Fleet, FleetError};
 use crate::operations::agent::{self, is_cut};
 
-/// The size of a chunk.
+/// The size of a chunk. Smaller ones were measured: they cost more wake-ups than they save in the processor's cache.
 const CHUNK: usize = 1024 * 1024;
 /// How often a push that was cut is taken up again.
 const TRIES: u32 = 5;

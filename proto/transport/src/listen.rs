@@ -38,6 +38,9 @@ pub struct Limits {
     pub handshake: Duration,
     /// Open connections at a time; more wait in the kernel's queue.
     pub connections: usize,
+    /// How much is read from a connection at once, in bytes: each holds as much. rustls alone reads 4 KiB at a time, which costs a
+    /// receiver of large files more system calls than bytes are worth.
+    pub read: usize,
 }
 
 impl Default for Limits {
@@ -46,6 +49,7 @@ impl Default for Limits {
             handshakes: 64,
             handshake: Duration::from_secs(5),
             connections: 1024,
+            read: 8 << 10,
         }
     }
 }

@@ -33,11 +33,11 @@ pub(crate) struct Figure {
     name: &'static str,
     unit: &'static str,
     measured: f64,
-    /// What is promised, at most or at least.
-    limit: f64,
+    /// What is promised, at most or at least; none for a figure that others are seen beside.
+    limit: Option<f64>,
     at_least: bool,
     /// Measured in parts of the promise; what can be compared between machines.
-    ratio: f64,
+    ratio: Option<f64>,
     kept: bool,
 }
 
@@ -62,6 +62,19 @@ impl Figure {
         Self::new(name, unit, measured, limit, true)
     }
 
+    /// A figure of the machine, which nobody promises.
+    pub(crate) fn told(name: &'static str, unit: &'static str, measured: f64) -> Self {
+        Self {
+            name,
+            unit,
+            measured,
+            limit: None,
+            at_least: false,
+            ratio: None,
+            kept: true,
+        }
+    }
+
     fn new(
         name: &'static str,
         unit: &'static str,
@@ -73,9 +86,9 @@ impl Figure {
             name,
             unit,
             measured,
-            limit,
+            limit: Some(limit),
             at_least,
-            ratio: measured / limit,
+            ratio: Some(measured / limit),
             kept: if at_least {
                 measured >= limit
             } else {
@@ -93,7 +106,7 @@ struct Report {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let fleet = Fleet::up(&["cp1", "big"]);
+    let fleet = Fleet::up(&["cp1"]);
     let mut figures = vec![measure::install(&fleet)];
     figures.extend(measure::agent(&fleet, arguments.seconds));
     figures.extend(measure::commands(&fleet));
@@ -127,8 +140,14 @@ fn table(figures: &[Figure]) -> Table {
         table.add_row([
             figure.name.to_owned(),
             format!("{:.2} {}", figure.measured, figure.unit),
-            format!("{sign} {} {}", figure.limit, figure.unit),
-            format!("{:.2}", figure.ratio),
+            figure
+                .limit
+                .map(|limit| format!("{sign} {limit} {}", figure.unit))
+                .unwrap_or_default(),
+            figure
+                .ratio
+                .map(|ratio| format!("{ratio:.2}"))
+                .unwrap_or_default(),
             if figure.kept {
                 String::new()
             } else {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tokio::task::JoinHandle;
 
 use super::{Change, FileError, Root, hash_into, hex};
 
@@ -18,6 +19,10 @@ const PART: &str = ".part-";
 
 /// How many digits of the digest are in the name.
 const DIGITS: usize = 16;
+
+/// After so many bytes the disk is set to work while more arrive: what is left for the end is short, and memory holds little
+/// that is not on the disk.
+const FLUSH_EVERY: u64 = 32 << 20;
 
 /// A file that is being received. Dropping it keeps what has arrived, for a later resume.
 #[derive(Debug)]
@@ -28,6 +33,10 @@ pub struct Staging {
     /// `None` only while a chunk is being written, or after that work was interrupted.
     open: Option<Open>,
     offset: u64,
+    /// Where the last flush was begun.
+    flushed: u64,
+    /// The flush that is under way. The kernel tells a write error to whoever asks first, so its answer must be heard.
+    flush: Option<JoinHandle<std::io::Result<()>>>,
 }
 
 /// What the received file must be.
@@ -67,6 +76,8 @@ impl Root {
                 expected,
                 open: Some(open),
                 offset,
+                flushed: offset,
+                flush: None,
             })
         })
         .await
@@ -120,11 +131,41 @@ impl Staging {
         })
         .await?;
         self.offset = end;
+        if end - self.flushed >= FLUSH_EVERY {
+            self.flush_behind().await?;
+        }
         Ok(end)
+    }
+
+    /// Begins to bring to the disk what has arrived, beside the chunks to come. Waits for the flush before this one.
+    async fn flush_behind(&mut self) -> Result<(), FileError> {
+        self.flush_ended().await?;
+        self.flushed = self.offset;
+        let file = match &self.open {
+            Some(open) => open.file.try_clone(),
+            None => return Ok(()),
+        };
+        let file = file.map_err(|source| FileError::io("sync", &self.path, source))?;
+        self.flush = Some(tokio::task::spawn_blocking(move || file.sync_data()));
+        Ok(())
+    }
+
+    /// Waits for the flush that is under way.
+    async fn flush_ended(&mut self) -> Result<(), FileError> {
+        let Some(flush) = self.flush.take() else {
+            return Ok(());
+        };
+        match flush.await {
+            Ok(flushed) => flushed.map_err(|source| FileError::io("sync", &self.path, source)),
+            Err(_) => Err(FileError::Interrupted {
+                path: self.target.clone(),
+            }),
+        }
     }
 
     /// Flushes what has arrived to the disk, so that a resume after a power cut finds it.
     pub async fn sync(&mut self) -> Result<(), FileError> {
+        self.flush_ended().await?;
         self.with_open(|open, path| {
             open.file
                 .sync_data()
@@ -136,6 +177,7 @@ impl Staging {
     /// Checks length and SHA-256, sets `mode`, fsyncs and renames the file over its target. A file that isn't the announced one
     /// is deleted; one that is incomplete stays for a resume.
     pub async fn finish(mut self, mode: u32) -> Result<(), FileError> {
+        self.flush_ended().await?;
         let (target, expected, offset) = (self.target.clone(), self.expected.clone(), self.offset);
         if offset != expected.size {
             return Err(FileError::Incomplete {

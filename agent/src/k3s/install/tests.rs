@@ -10,6 +10,7 @@ use canasta_steps::{
     Done, End, Journal, JournalError, Plan, Reporter, Resume, Runner, StepError, StepEvent,
     StepInfo,
 };
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{Timings, run};
@@ -74,14 +75,44 @@ async fn stage(fake: &FakeHost, version: &str) {
 
 /// What the steps told while they ran.
 #[derive(Default)]
-struct Told(Mutex<Vec<StepEvent>>);
+struct Told {
+    events: Mutex<Vec<StepEvent>>,
+    /// Rung at each event.
+    news: Notify,
+}
+
+impl Told {
+    /// Resolves when the progress of a step has said this so many times.
+    async fn said(&self, part: &str, times: usize) {
+        loop {
+            let news = self.news.notified();
+            let count = messages(&self.events.lock().unwrap())
+                .iter()
+                .filter(|message| message.contains(part))
+                .count();
+            if count >= times {
+                return;
+            }
+            news.await;
+        }
+    }
+}
 
 #[async_trait]
 impl Journal for Told {
     async fn record(&self, _step: &str, event: StepEvent) -> Result<(), JournalError> {
-        self.0.lock().unwrap().push(event);
+        self.events.lock().unwrap().push(event);
+        self.news.notify_waiters();
         Ok(())
     }
+}
+
+fn messages(events: &[StepEvent]) -> Vec<&str> {
+    let progress = events.iter().filter_map(|event| match event {
+        StepEvent::Progress(progress) => Some(progress.message.as_str()),
+        _ => None,
+    });
+    progress.collect()
 }
 
 struct One {
@@ -105,6 +136,17 @@ async fn told(
     step: Step,
     timings: Timings,
 ) -> (Result<Done, StepError>, Vec<StepEvent>) {
+    told_to(&Arc::default(), fake, spec, step, timings).await
+}
+
+/// Runs a step as a task does, and tells a journal that someone else reads meanwhile.
+async fn told_to(
+    journal: &Arc<Told>,
+    fake: &FakeHost,
+    spec: &K3sSpec,
+    step: Step,
+    timings: Timings,
+) -> (Result<Done, StepError>, Vec<StepEvent>) {
     let info = StepInfo {
         id: "step".to_owned(),
         title: String::new(),
@@ -116,7 +158,6 @@ async fn told(
         step,
         timings,
     };
-    let journal = Arc::new(Told::default());
     let end = Runner::new(journal.clone())
         .run(
             &Plan::new().then(info, one),
@@ -124,7 +165,7 @@ async fn told(
             &CancellationToken::new(),
         )
         .await;
-    let events = std::mem::take(&mut *journal.0.lock().unwrap());
+    let events = std::mem::take(&mut *journal.events.lock().unwrap());
     let finished = events.iter().find_map(|event| match event {
         StepEvent::Finished(done) => Some(Done {
             outcome: done.outcome(),

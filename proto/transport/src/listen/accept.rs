@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -43,6 +43,8 @@ struct Door {
     /// Places for callers without a certificate.
     anonymous: Arc<Semaphore>,
     limit: Duration,
+    /// How much is read at once.
+    read: usize,
     refused: Arc<RefusalSink>,
     sender: mpsc::Sender<Connection>,
 }
@@ -62,6 +64,7 @@ pub(super) async fn tcp(
             ANONYMOUS.min(limits.connections.div_ceil(2)),
         )),
         limit: limits.handshake,
+        read: limits.read,
         refused,
         sender,
     });
@@ -132,6 +135,7 @@ impl Door {
         if let Err(error) = prepare(&stream) {
             tracing::debug!(%error, %remote, "failed to set socket options");
         }
+        let stream = BufReader::with_capacity(self.read, stream);
         let accepted = match timeout(self.limit, self.tls.accept(stream)).await {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(Refused { io, identity, why })) => {
@@ -144,7 +148,7 @@ impl Door {
                     identity,
                     reason,
                 });
-                let_go(io).await;
+                let_go(io.into_inner()).await;
                 return;
             }
             Err(_) => {

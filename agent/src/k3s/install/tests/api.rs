@@ -18,14 +18,6 @@ async fn with_api(answers: &[(u16, &'static str)]) -> (FakeHost, FakeApi) {
     (fake, api)
 }
 
-fn messages(events: &[StepEvent]) -> Vec<&str> {
-    let progress = events.iter().filter_map(|event| match event {
-        StepEvent::Progress(progress) => Some(progress.message.as_str()),
-        _ => None,
-    });
-    progress.collect()
-}
-
 #[tokio::test]
 async fn it_waits_through_the_phases_of_a_start() {
     let (fake, api) = with_api(&[
@@ -59,15 +51,16 @@ async fn a_kubeconfig_that_comes_late_is_waited_for() {
     let api = FakeApi::start(&[(200, "ok")]).await;
     let root = fake.root.clone();
     let kubeconfig = api.kubeconfig.clone();
+    let journal = Arc::<Told>::default();
     let write = async {
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        journal.said("k3s.yaml", 1).await;
         root.write(paths::KUBECONFIG, kubeconfig, 0o600)
             .await
             .unwrap();
     };
     let one_spec = spec(V1);
-    let ((result, events), ()) =
-        tokio::join!(told(&fake, &one_spec, Step::ApiReady, timings()), write);
+    let waiting = told_to(&journal, &fake, &one_spec, Step::ApiReady, timings());
+    let ((result, events), ()) = tokio::join!(waiting, write);
     assert_eq!(result.unwrap().outcome, StepOutcome::Changed);
     assert!(messages(&events)[0].contains("k3s.yaml"), "{events:?}");
 }
@@ -109,12 +102,14 @@ async fn a_unit_that_fails_or_restarts_again_and_again_ends_the_wait_early() {
         ..timings()
     };
     let systemd = fake.systemd.clone();
+    let journal = Arc::<Told>::default();
     let fail = async {
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        journal.said("503", 1).await;
         systemd.exit(UNIT, 1);
     };
     let one_spec = spec(V1);
-    let ((result, _), ()) = tokio::join!(told(&fake, &one_spec, Step::ApiReady, long), fail);
+    let waiting = told_to(&journal, &fake, &one_spec, Step::ApiReady, long);
+    let ((result, _), ()) = tokio::join!(waiting, fail);
     assert_eq!(result.unwrap_err().reason(), "K3S_EXITED");
 
     assert_eq!(
@@ -122,9 +117,10 @@ async fn a_unit_that_fails_or_restarts_again_and_again_ends_the_wait_early() {
         StepOutcome::Changed
     );
     let systemd = fake.systemd.clone();
+    let journal = Arc::<Told>::default();
     let restart = async {
+        journal.said("503", 1).await;
         for _ in 0..3 {
-            tokio::time::sleep(Duration::from_millis(30)).await;
             systemd.change(UNIT, |unit| {
                 unit.active_state = "activating".to_owned();
                 unit.sub_state = "auto-restart".to_owned();
@@ -132,6 +128,7 @@ async fn a_unit_that_fails_or_restarts_again_and_again_ends_the_wait_early() {
             });
         }
     };
-    let ((result, _), ()) = tokio::join!(told(&fake, &one_spec, Step::ApiReady, long), restart);
+    let waiting = told_to(&journal, &fake, &one_spec, Step::ApiReady, long);
+    let ((result, _), ()) = tokio::join!(waiting, restart);
     assert_eq!(result.unwrap_err().reason(), "K3S_EXITED");
 }
