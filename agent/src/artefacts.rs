@@ -16,14 +16,13 @@ use canasta_host::{FileError, Host, Staging};
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
+pub use canasta_proto::artefact::MAX_SIZE;
 pub use digest::{Sha256Hex, Sha256HexError};
 pub use push::Push;
 
 use crate::agent::Life;
 use crate::k3s::paths::{self, staged_binary};
 
-/// The largest artefact, in bytes.
-pub const MAX_SIZE: u64 = 512 * 1024 * 1024;
 /// The largest chunk, in bytes.
 pub const MAX_CHUNK: usize = 1024 * 1024;
 /// The most artefacts that are staged, whole or in part.

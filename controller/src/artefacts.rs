@@ -3,10 +3,13 @@
 //! Files lie in `artefacts/` of the state directory, named by their SHA-256; a file gets that name only when the hash was
 //! compared. What is on its way lies in `artefacts/partial/`. Called by workflows and by the API.
 
+mod client;
 mod download;
 mod error;
+mod fetch;
 mod file;
 mod import;
+mod partial;
 mod push;
 mod source;
 
@@ -17,17 +20,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use canasta_proto::artefact::MAX_SIZE;
 use canasta_proto::pb;
 use canasta_proto::version::K3sVersion;
 use canasta_steps::{Reporter, StepError};
-use reqwest::redirect;
 use tokio::sync::Semaphore;
 
-use self::download::{Download, Partial};
+use self::client::Clients;
+use self::download::Download;
 pub use self::error::Error;
 pub(crate) use self::import::Cut;
+use self::partial::Partial;
 pub use self::push::Pushed;
-use self::source::{Architecture, Release, read_checksum};
+pub(crate) use self::source::Architecture;
+use self::source::{Release, read_checksum};
 use crate::config;
 use crate::operations::stamp;
 use crate::store::Store;
@@ -39,22 +45,35 @@ pub(crate) const K3S: &str = "k3s";
 const PUSHES: usize = 4;
 /// The beginning of the source of an imported artefact.
 const IMPORTED: &str = "imported by ";
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// The least that a download must bring, in bytes a second, on average over [`Limits::slow`].
+const LEAST_RATE: u64 = 10 * 1024;
 
-/// Bounds of downloads.
+/// Bounds of downloads, and of what they take of the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timings {
+pub struct Limits {
     /// How long nothing may come.
     pub stall: Duration,
+    /// How long less than 10 KiB a second may come.
+    pub slow: Duration,
+    /// How long all tries together may take.
+    pub total: Duration,
     /// The pause before the second try; it doubles with each.
     pub first_pause: Duration,
+    /// The largest file, in bytes.
+    pub most: u64,
+    /// Bytes of the disk that stay free, since the database lies there too.
+    pub reserve: u64,
 }
 
-impl Default for Timings {
+impl Default for Limits {
     fn default() -> Self {
         Self {
             stall: Duration::from_secs(30),
+            slow: Duration::from_mins(1),
+            total: Duration::from_hours(1),
             first_pause: Duration::from_secs(1),
+            most: MAX_SIZE,
+            reserve: 32 * 1024 * 1024,
         }
     }
 }
@@ -138,8 +157,8 @@ struct Inner {
     store: Store,
     directory: PathBuf,
     config: config::K3s,
-    timings: Timings,
-    client: reqwest::Client,
+    limits: Limits,
+    clients: Clients,
     /// Held while an artefact is fetched or stored, so that others wait for it instead of fetching it too.
     busy: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
     pushes: Semaphore,
@@ -154,28 +173,19 @@ impl Artefacts {
         store: Store,
         directory: PathBuf,
         config: config::K3s,
-        timings: Timings,
+        limits: Limits,
     ) -> Result<Self, Error> {
         let rows = store.artefacts().await.map_err(Error::Store)?;
         let kept: HashSet<String> = rows.into_iter().map(|row| row.sha256).collect();
         file::blocking(&directory, move |directory| prepare(directory, &kept)).await?;
-        // Refused only when the process has a provider already, and all of them are ring.
-        let _already = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .connect_timeout(CONNECT_LIMIT)
-            .redirect(redirect::Policy::custom(follow))
-            .build()
-            .map_err(|source| Error::Fetch {
-                url: config.release_url.clone(),
-                source,
-            })?;
+        let clients = Clients::new(config.ca_file.clone());
         Ok(Self {
             inner: Arc::new(Inner {
                 store,
                 directory,
                 config,
-                timings,
-                client,
+                limits,
+                clients,
                 busy: Mutex::default(),
                 pushes: Semaphore::new(PUSHES),
             }),
@@ -232,8 +242,9 @@ impl Inner {
         let Some(mut row) = found.map_err(Error::Store)? else {
             return Ok(None);
         };
-        let pin = self.config.sha256.as_ref();
-        if pin.is_some_and(|pin| *pin != row.sha256) && !row.source.starts_with(IMPORTED) {
+        let pin = version.parse().ok();
+        let pin = pin.and_then(|version| self.config.sha256.get(&version, arch));
+        if pin.is_some_and(|pin| pin != row.sha256) && !row.source.starts_with(IMPORTED) {
             return Ok(None);
         }
         let path = self.directory.join(&row.sha256);
@@ -263,21 +274,26 @@ impl Inner {
         arch: &Architecture,
         tell: &dyn Tell,
     ) -> Result<Artefact, Error> {
-        let pin = self.config.sha256.as_deref();
+        let pin = self.config.sha256.get(version, arch.name);
         let release = Release::locate(&self.config.release_url, pin, version, arch)?;
         let download = Download {
-            client: &self.client,
-            timings: &self.timings,
+            clients: &self.clients,
+            limits: &self.limits,
             tell,
         };
-        let expected = if let Some(pin) = &release.pin {
-            pin.clone()
+        let (expected, told_by) = if let Some(pin) = &release.pin {
+            (pin.clone(), "[k3s] sha256 in controller.toml".to_owned())
         } else {
             let text = download.text(&release.checksums).await?;
-            read_checksum(&text, release.asset).ok_or_else(|| Error::NoChecksum {
-                url: release.checksums.shown(),
-                asset: release.asset.to_owned(),
-            })?
+            let found = read_checksum(&text, release.asset);
+            let url = release.checksums.shown();
+            let Some(found) = found else {
+                return Err(Error::NoChecksum {
+                    url,
+                    asset: release.asset.to_owned(),
+                });
+            };
+            (found, url)
         };
         let partial = Partial {
             path: self
@@ -297,6 +313,7 @@ impl Inner {
             return Err(Error::Checksum {
                 url: release.file.shown(),
                 expected,
+                told_by,
                 actual: written.sha256,
             });
         }
@@ -349,7 +366,7 @@ fn prepare(directory: &Path, kept: &HashSet<String>) -> Result<(), canasta_durab
     canasta_durable::create_dir_all(directory, 0o700)?;
     let partials = directory.join("partial");
     canasta_durable::create_dir_all(&partials, 0o700)?;
-    download::sweep(&partials)?;
+    partial::sweep(&partials)?;
     let failed = |source| canasta_durable::Error::new("list", directory, source);
     for entry in std::fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -359,21 +376,6 @@ fn prepare(directory: &Path, kept: &HashSet<String>) -> Result<(), canasta_durab
         }
     }
     Ok(())
-}
-
-/// Follows redirects as usual, but never from https to something that anyone on the way could change.
-fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    let from_https = attempt
-        .previous()
-        .last()
-        .is_some_and(|url| url.scheme() == "https");
-    if from_https && attempt.url().scheme() != "https" {
-        return attempt.error("a redirect from https to a plain connection was refused");
-    }
-    if attempt.previous().len() >= 10 {
-        return attempt.error("too many redirects");
-    }
-    attempt.follow()
 }
 
 impl fmt::Debug for Artefacts {

@@ -3,6 +3,8 @@
 //! Every key has a default, so that an empty file and a missing one are both good. A key that is not known is refused with
 //! its line, since a typing mistake would otherwise be a setting that silently does not apply.
 
+mod pins;
+
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +15,7 @@ use canasta_transport::authority::LEAF_LIFETIME;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
+pub use self::pins::Pins;
 use crate::paths;
 
 /// Why the configuration can't be used.
@@ -85,9 +88,10 @@ pub struct K3s {
     /// What a first install takes when no version is asked for.
     #[serde(deserialize_with = "parsed")]
     pub version: K3sVersion,
-    /// SHA-256 that the binary must have, hex; needed where the source has no TLS.
-    #[serde(deserialize_with = "optional_sha256")]
-    pub sha256: Option<String>,
+    /// SHA-256 that releases must have; needed where the source has no TLS.
+    pub sha256: Pins,
+    /// Certificates (PEM) of authorities that may vouch for the source, besides those that the system knows.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Default for K3s {
@@ -96,7 +100,8 @@ impl Default for K3s {
             release_url: "https://github.com/k3s-io/k3s/releases/download/{version}/{asset}"
                 .to_owned(),
             version: "v1.34.8+k3s1".parse().expect("a version"),
-            sha256: None,
+            sha256: Pins::default(),
+            ca_file: None,
         }
     }
 }
@@ -157,6 +162,12 @@ pub struct Timings {
     /// The longest that nothing may come of a download.
     #[serde(rename = "download_stall_seconds", deserialize_with = "seconds")]
     pub download_stall: Duration,
+    /// How long a download may bring less than 10 KiB a second.
+    #[serde(rename = "download_slow_seconds", deserialize_with = "seconds")]
+    pub download_slow: Duration,
+    /// The longest that a download may take, all tries together.
+    #[serde(rename = "download_seconds", deserialize_with = "seconds")]
+    pub download: Duration,
     /// The first pause before a download is tried again; it doubles with each try.
     #[serde(rename = "download_pause_seconds", deserialize_with = "seconds")]
     pub download_pause: Duration,
@@ -177,6 +188,8 @@ impl Default for Timings {
             agent_wait: Duration::from_mins(10),
             node_ready: Duration::from_mins(5),
             download_stall: Duration::from_secs(30),
+            download_slow: Duration::from_mins(1),
+            download: Duration::from_hours(1),
             download_pause: Duration::from_secs(1),
         }
     }
@@ -226,16 +239,6 @@ fn optional_address<'de, D: Deserializer<'de>>(
     parsed(deserializer).map(Some)
 }
 
-fn optional_sha256<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let whole = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if whole {
-        Ok(Some(text.to_ascii_lowercase()))
-    } else {
-        Err(D::Error::custom("a SHA-256 has 64 hexadecimal digits"))
-    }
-}
-
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let seconds = f64::deserialize(deserializer)?;
     Duration::try_from_secs_f64(seconds)
@@ -249,7 +252,7 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
-    use super::{Config, ConfigError};
+    use super::{Config, ConfigError, Pins};
 
     fn parse(text: &str) -> Result<Config, ConfigError> {
         Config::parse(Path::new("controller.toml"), text)
@@ -279,19 +282,42 @@ mod tests {
     }
 
     #[test]
+    fn each_version_and_architecture_has_a_pin_of_its_own() {
+        let (one, two) = ("A1".repeat(32), "b2".repeat(32));
+        let lines = [
+            Pins::line("v1.34.8+k3s1", "amd64", &one),
+            Pins::line("v1.34.8+k3s1", "aarch64", &two),
+            Pins::line("v1.34.9+k3s1", "amd64", &two),
+        ];
+        let dotted = parse(&format!("[k3s]\n{}\n", lines.join("\n"))).expect("lines");
+        let pins = dotted.k3s.sha256;
+        let of = |version: &str, arch| pins.get(&version.parse().expect("version"), arch);
+        assert_eq!(of("v1.34.8+k3s1", "amd64"), Some(&*"a1".repeat(32)));
+        assert_eq!(of("v1.34.8+k3s1", "arm64"), Some(&*two));
+        assert_eq!(of("v1.34.9+k3s1", "amd64"), Some(&*two));
+        assert_eq!(of("v1.34.9+k3s1", "arm64"), None);
+        let table = parse(&format!(
+            "[k3s.sha256]\n'v1.34.8+k3s1' = {{ amd64 = '{one}', arm64 = '{two}' }}\n'v1.34.9+k3s1' = {{ amd64 = '{two}' }}\n"
+        ));
+        assert_eq!(table.expect("a table").k3s.sha256, pins);
+    }
+
+    #[test]
     fn the_packaged_file_and_what_it_suggests_are_good() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/etc/controller.toml");
         let text = std::fs::read_to_string(path).expect("the packaged file");
         parse(&text).expect("as it is packaged");
         let suggested: String = text
+            .replace('…', &"0".repeat(64))
             .lines()
-            .filter(|line| !line.contains('…'))
             .map(|line| match line.strip_prefix("# ") {
                 Some(key) if key.contains(" = ") => format!("{key}\n"),
                 _ => format!("{line}\n"),
             })
             .collect();
-        parse(&suggested).expect("with all that it suggests");
+        let config = parse(&suggested).expect("with all that it suggests");
+        let pinned = config.k3s.sha256.get(&config.k3s.version, "amd64");
+        assert!(pinned.is_some(), "{suggested}");
     }
 
     #[test]
@@ -303,7 +329,26 @@ mod tests {
                 4,
                 "looks like v1.34.8+k3s1",
             ),
-            ("[k3s]\nsha256 = 'abc'\n", 2, "64 hexadecimal digits"),
+            (
+                "[k3s]\nsha256.'v1.34.8+k3s1'.amd64 = 'abc'\n",
+                2,
+                "64 hexadecimal digits",
+            ),
+            (
+                "[k3s]\nsha256 = 'abc'\n",
+                2,
+                "sha256.\"v1.34.8+k3s1\".amd64 = ",
+            ),
+            (
+                "[k3s]\n[k3s.sha256]\n'1.34' = {}\n",
+                3,
+                "looks like v1.34.8+k3s1",
+            ),
+            (
+                "[k3s.sha256]\n'v1.34.8+k3s1' = { mips = 'abc' }\n",
+                2,
+                "amd64, arm64, arm or s390x",
+            ),
             ("[timings]\ndial_seconds = -1\n", 2, "above 0"),
             ("advertise = 'a b'\n", 1, "an address is"),
             ("[k3s\n", 1, ""),

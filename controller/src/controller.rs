@@ -348,9 +348,12 @@ async fn context(
         store.clone(),
         config.state_dir.join(ARTEFACTS),
         config.k3s.clone(),
-        artefacts::Timings {
+        artefacts::Limits {
             stall: timings.download_stall,
+            slow: timings.download_slow,
+            total: timings.download,
             first_pause: timings.download_pause,
+            ..artefacts::Limits::default()
         },
     )
     .await

@@ -5,6 +5,7 @@
 //! hold anything else. Agent, controller and CLI meet in this crate and nowhere else.
 
 pub mod address;
+pub mod artefact;
 pub mod name;
 mod redacted;
 pub mod token;

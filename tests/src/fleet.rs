@@ -35,7 +35,7 @@ use std::time::Duration;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use canasta_controller::config::Config;
+use canasta_controller::config::{Config, Pins};
 use canasta_controller::controller::{
     Controller, ControllerOptions, RunningController, StartError,
 };
@@ -50,10 +50,10 @@ use node::Node;
 use people::User;
 use trap::Trap;
 
-/// The release that a first install takes; the pin in the settings is of this one.
+/// The release that a first install takes; the settings pin this one.
 pub const VERSION: &str = "v1.34.8+k3s1";
 /// Size of what is served as k3s, where it does not matter.
-const SMALL: usize = 4096;
+pub const SMALL: usize = 4096;
 /// The longest that anything is waited for.
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -103,6 +103,16 @@ async fn start(config: Config, probe: Arc<Trap>) -> Result<RunningController, St
     Controller::start(options).await
 }
 
+/// Pins what the release server gives out as this version, from the next start of the controller on.
+///
+/// # Panics
+/// When it is no version.
+pub fn pin(config: &mut Config, version: &str, size: usize) {
+    let sha256 = program::sha256(&program::release(version, size));
+    let version = version.parse().expect("a version");
+    config.k3s.sha256.insert(version, program::arch(), &sha256);
+}
+
 /// A controller with what belongs to it.
 pub struct Fleet {
     /// Its settings; a change applies from the next start on.
@@ -150,7 +160,7 @@ impl Fleet {
         config.advertise = config.listen.to_string().parse().ok();
         config.k3s.version = VERSION.parse().expect("a version");
         config.k3s.release_url = release.url_template();
-        config.k3s.sha256 = Some(program::sha256(&program::release(VERSION, size)));
+        pin(&mut config, VERSION, size);
         let timings = &mut config.timings;
         timings.dial = Duration::from_secs(2);
         timings.dial_back = Duration::from_secs(2);
@@ -160,6 +170,7 @@ impl Fleet {
         timings.agent_wait = Duration::from_secs(10);
         timings.node_ready = Duration::from_secs(10);
         timings.download_stall = Duration::from_millis(300);
+        timings.download_slow = Duration::from_secs(1);
         timings.download_pause = Duration::from_millis(10);
         change(&mut config);
         let mut fleet = Self {
@@ -177,10 +188,29 @@ impl Fleet {
     pub async fn take_releases_from_directory(&mut self) -> std::path::PathBuf {
         let releases = self.scratch().join("releases");
         self.config.k3s.release_url = releases.join("{version}/{asset}").display().to_string();
-        self.config.k3s.sha256 = None;
+        self.config.k3s.sha256 = Pins::default();
         self.crash().await;
         self.restart().await;
         releases
+    }
+
+    /// Takes releases over TLS from now on, without pins, from a server whose authority is in the settings.
+    ///
+    /// # Panics
+    /// When the server can't start.
+    pub async fn take_releases_over_tls(&mut self) {
+        let source = program::source(&self.scratch().join("k3s"), SMALL);
+        let release = ReleaseServer::start_tls(place::free(), source, false).await;
+        self.release = release.expect("a release server");
+        let ca_file = self.scratch().join("release-ca.pem");
+        let authority = self.release.authority().expect("it has TLS");
+        std::fs::write(&ca_file, authority).expect("the certificate can be written");
+        let k3s = &mut self.config.k3s;
+        k3s.release_url = self.release.url_template();
+        k3s.ca_file = Some(ca_file);
+        k3s.sha256 = Pins::default();
+        self.crash().await;
+        self.restart().await;
     }
 
     /// Starts the controller on what an earlier one left.

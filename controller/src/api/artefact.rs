@@ -5,7 +5,7 @@ use canasta_proto::pb::artefact_service_server::ArtefactService;
 use canasta_proto::pb::import_artefact_request::Part;
 use canasta_transport::status::Fault;
 use futures_util::StreamExt as _;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::caller::{AuditSubject, caller_of};
 use super::{Answer, invalid};
@@ -59,8 +59,21 @@ impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         match error {
             Error::Store(source) => source.into(),
-            error => Fault::from_error(error.code(), error.reason(), &error).hint(error.hint()),
+            error => Fault::from_error(code(&error), error.reason(), &error).hint(error.hint()),
         }
+    }
+}
+
+/// The code by meaning.
+fn code(error: &Error) -> Code {
+    match error {
+        Error::Import(_) | Error::ImportCut => Code::InvalidArgument,
+        Error::Differs { .. } => Code::AlreadyExists,
+        Error::NoSpace { .. } | Error::File(canasta_durable::Error::DiskFull { .. }) => {
+            Code::ResourceExhausted
+        }
+        Error::Task { .. } | Error::File(_) => Code::Internal,
+        _ => Code::FailedPrecondition,
     }
 }
 

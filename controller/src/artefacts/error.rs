@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use canasta_steps::StepError;
-use tonic::Code;
 
+use super::LEAST_RATE;
+use crate::config::Pins;
 use crate::store;
 
 /// Why an artefact could not be had, stored or given to a host.
@@ -21,10 +22,14 @@ pub enum Error {
         arch: String,
     },
     /// The source has no TLS and no checksum is pinned.
-    #[error("{url} can't be trusted: it is not https, and no checksum is pinned")]
+    #[error("{url} can't be trusted: it is not https, and no checksum is pinned for {version}")]
     PinRequired {
         /// What would be fetched.
         url: String,
+        /// The version that has no pin.
+        version: String,
+        /// The architecture that has none.
+        arch: String,
     },
     /// The setting is neither a URL nor an absolute path.
     #[error("the release source '{template}' is neither a http or https URL nor an absolute path")]
@@ -39,6 +44,43 @@ pub enum Error {
         url: String,
         /// 404, 403, 410.
         status: u16,
+    },
+    /// The directory of releases does not have it.
+    #[error("{} does not exist on the controller", path.display())]
+    NoFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file of CA certificates can't be used.
+    #[error("failed to fetch {url}: the CA certificates in {} can't be used", path.display())]
+    CaFile {
+        /// What was to be fetched.
+        url: String,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The machine knows no authority that could vouch for a server.
+    #[error(
+        "failed to fetch {url}: this machine has no CA certificates, so no server can be trusted"
+    )]
+    NobodyTrusted {
+        /// What was to be fetched.
+        url: String,
+        /// What the client says.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// The server's certificate is not to be trusted.
+    #[error("failed to fetch {url}: the server's certificate is not to be trusted")]
+    Untrusted {
+        /// What was asked for.
+        url: String,
+        /// What the client says.
+        #[source]
+        source: reqwest::Error,
     },
     /// The server answered with something else than the file.
     #[error("{url} could not be fetched: the server says {status}")]
@@ -65,6 +107,32 @@ pub enum Error {
         /// How long was waited.
         limit: Duration,
     },
+    /// Less came than is worth waiting for.
+    #[error("failed to fetch {url}: less than {} KiB a second came over {:.0} s", LEAST_RATE / 1024, over.as_secs_f64())]
+    Slow {
+        /// What was asked for.
+        url: String,
+        /// How long that was so.
+        over: Duration,
+    },
+    /// All tries together took too long.
+    #[error("failed to fetch {url}: it was not done after {} s", limit.as_secs_f64())]
+    TimeUp {
+        /// What was asked for.
+        url: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// It is larger than any release.
+    #[error("{url} is too large: {}, and at most {most} are taken", size.map_or_else(|| "it has no end".to_owned(), |size| format!("it has {size} bytes")))]
+    TooLarge {
+        /// What was asked for.
+        url: String,
+        /// Its size, where that was told.
+        size: Option<u64>,
+        /// The limit in bytes.
+        most: u64,
+    },
     /// The answer ended too early.
     #[error("failed to fetch {url}: it ended after {got} of {expected} bytes")]
     Truncated {
@@ -85,13 +153,15 @@ pub enum Error {
     },
     /// The file is not the one that was published or pinned.
     #[error(
-        "{url} is damaged or not what it should be: its SHA-256 is {actual}, and {expected} was expected"
+        "{url} is damaged or not what it should be: its SHA-256 is {actual}, and {told_by} tells {expected}"
     )]
     Checksum {
         /// What was fetched.
         url: String,
         /// What it should be.
         expected: String,
+        /// Who says so: the checksum file, or the settings.
+        told_by: String,
         /// What it is.
         actual: String,
     },
@@ -138,12 +208,24 @@ pub enum Error {
 }
 
 impl Error {
+    /// What a client says about a URL.
+    pub(super) fn fetch(url: &str, source: reqwest::Error) -> Self {
+        let url = url.to_owned();
+        // The message names the URL already.
+        let source = source.without_url();
+        if is_distrust(&source) {
+            Self::Untrusted { url, source }
+        } else {
+            Self::Fetch { url, source }
+        }
+    }
+
     /// Whether the same may work a moment later.
     pub(super) fn passes(&self) -> bool {
         match self {
             Self::Fetch { source, .. } => !source.is_builder() && !source.is_redirect(),
             Self::Status { status, .. } => *status >= 500 || *status == 408 || *status == 429,
-            Self::Stalled { .. } | Self::Truncated { .. } => true,
+            Self::Stalled { .. } | Self::Slow { .. } | Self::Truncated { .. } => true,
             _ => false,
         }
     }
@@ -154,9 +236,15 @@ impl Error {
             Self::Architecture { .. } => "ARTEFACT_ARCHITECTURE",
             Self::PinRequired { .. } => "ARTEFACT_PIN_REQUIRED",
             Self::Template { .. } => "ARTEFACT_SOURCE_INVALID",
-            Self::Missing { .. } => "ARTEFACT_NOT_FOUND",
+            Self::Missing { .. } | Self::NoFile { .. } => "ARTEFACT_NOT_FOUND",
+            Self::CaFile { .. } => "ARTEFACT_CA_FILE",
+            Self::NobodyTrusted { .. } => "ARTEFACT_NOBODY_TRUSTED",
+            Self::Untrusted { .. } => "ARTEFACT_SOURCE_UNTRUSTED",
             Self::Status { .. } | Self::Fetch { .. } => "ARTEFACT_DOWNLOAD_FAILED",
-            Self::Stalled { .. } => "ARTEFACT_DOWNLOAD_STALLED",
+            Self::Stalled { .. } | Self::Slow { .. } | Self::TimeUp { .. } => {
+                "ARTEFACT_DOWNLOAD_STALLED"
+            }
+            Self::TooLarge { .. } => "ARTEFACT_TOO_LARGE",
             Self::Truncated { .. } => "ARTEFACT_TRUNCATED",
             Self::NoChecksum { .. } => "ARTEFACT_CHECKSUM_MISSING",
             Self::Checksum { .. } => "ARTEFACT_CHECKSUM_MISMATCH",
@@ -178,11 +266,12 @@ impl Error {
             Self::Architecture { .. } => {
                 "k3s is released for amd64, arm64, arm and s390x".to_owned()
             }
-            Self::PinRequired { .. } => {
-                "set [k3s] sha256 in /etc/canasta/controller.toml to the release's SHA-256, or use an https:// source; \
-                 or bring the file: canasta artefact import k3s FILE --version V"
-                    .to_owned()
-            }
+            Self::PinRequired { version, arch, .. } => format!(
+                "add below [k3s] in /etc/canasta/controller.toml, with the release's SHA-256: {}, and restart \
+                 canasta-controller; or use an https:// source; or bring the file: canasta artefact import k3s FILE \
+                 --version {version}",
+                Pins::line(version, arch, "…")
+            ),
             Self::Template { .. } => {
                 "set [k3s] release_url in /etc/canasta/controller.toml to a template like \
                  https://mirror.example.org/{version}/{asset} or /srv/k3s/{version}/{asset}"
@@ -191,13 +280,44 @@ impl Error {
             Self::Missing { .. } => {
                 "check that this version is released, and [k3s] release_url in /etc/canasta/controller.toml".to_owned()
             }
-            Self::Status { .. } | Self::Fetch { .. } | Self::Stalled { .. } | Self::Truncated { .. } => {
+            Self::NoFile { .. } => {
+                "put the release and its checksum file there, or check [k3s] release_url in \
+                 /etc/canasta/controller.toml"
+                    .to_owned()
+            }
+            Self::CaFile { path, .. } => format!(
+                "check [k3s] ca_file in /etc/canasta/controller.toml: {} must hold certificates in PEM form and be \
+                 readable for the user canasta-controller; then run the command again",
+                path.display()
+            ),
+            Self::NobodyTrusted { .. } => {
+                "install the package ca-certificates on the controller, or set [k3s] ca_file in \
+                 /etc/canasta/controller.toml to the CA of your mirror; without a way to the source: \
+                 canasta artefact import k3s FILE --version V"
+                    .to_owned()
+            }
+            Self::Untrusted { .. } => {
+                "if the server's certificate comes from a CA of your own, set [k3s] ca_file in \
+                 /etc/canasta/controller.toml to that CA and restart canasta-controller; else check [k3s] release_url \
+                 and the controller's clock"
+                    .to_owned()
+            }
+            Self::Status { .. }
+            | Self::Fetch { .. }
+            | Self::Stalled { .. }
+            | Self::Slow { .. }
+            | Self::TimeUp { .. }
+            | Self::Truncated { .. } => {
                 "run the command again: the download goes on where it stopped; without a way to the source: \
                  canasta artefact import k3s FILE --version V"
                     .to_owned()
             }
+            Self::TooLarge { .. } => {
+                "this is no release of k3s; check [k3s] release_url in /etc/canasta/controller.toml".to_owned()
+            }
             Self::NoChecksum { .. } => {
-                "put the release's checksum file beside it, or set [k3s] sha256 in /etc/canasta/controller.toml"
+                "put the release's checksum file beside it, or pin the release with [k3s] sha256 in \
+                 /etc/canasta/controller.toml"
                     .to_owned()
             }
             Self::Checksum { .. } => {
@@ -226,19 +346,6 @@ impl Error {
             Self::Task { .. } => "run the command again".to_owned(),
         }
     }
-
-    /// The gRPC code by meaning.
-    pub fn code(&self) -> Code {
-        match self {
-            Self::Import(_) | Self::ImportCut => Code::InvalidArgument,
-            Self::Differs { .. } => Code::AlreadyExists,
-            Self::NoSpace { .. } | Self::File(canasta_durable::Error::DiskFull { .. }) => {
-                Code::ResourceExhausted
-            }
-            Self::Store(_) | Self::Task { .. } | Self::File(_) => Code::Internal,
-            _ => Code::FailedPrecondition,
-        }
-    }
 }
 
 impl From<&Error> for StepError {
@@ -251,4 +358,23 @@ impl From<Error> for StepError {
     fn from(error: Error) -> Self {
         Self::from(&error)
     }
+}
+
+/// Whether the other end's certificate was refused. The layers of the client wrap that in I/O errors, whose content is
+/// not among their sources.
+fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+            return true;
+        }
+        let inside = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        next = match inside {
+            Some(inside) => Some(inside),
+            None => error.source(),
+        };
+    }
+    false
 }

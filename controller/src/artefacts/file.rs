@@ -188,8 +188,8 @@ pub(super) fn publish(from: &Path, to: &Path) -> Result<(), FileError> {
     canasta_durable::sync_parent(to)
 }
 
-/// Refuses what would not fit on the disk of `directory`.
-pub(super) fn check_space(directory: &Path, needed: u64) -> Result<(), Error> {
+/// Refuses what would not fit on the disk of `directory`, or would leave less than `reserve` bytes of it free.
+pub(super) fn check_space(directory: &Path, size: u64, reserve: u64) -> Result<(), Error> {
     // Where the free space can't be told, the write itself tells.
     let Ok(found) = nix::sys::statvfs::statvfs(directory) else {
         return Ok(());
@@ -197,6 +197,7 @@ pub(super) fn check_space(directory: &Path, needed: u64) -> Result<(), Error> {
     let free = found
         .blocks_available()
         .saturating_mul(found.fragment_size());
+    let needed = size.saturating_add(reserve);
     if free < needed {
         return Err(Error::NoSpace {
             path: directory.to_owned(),

@@ -1,6 +1,7 @@
 //! Taking an artefact from a caller: for controllers that have no way to a release server.
 
 use bytes::Bytes;
+use canasta_proto::artefact::MAX_SIZE;
 use canasta_proto::pb;
 use canasta_proto::version::K3sVersion;
 use futures_util::{Stream, StreamExt as _};
@@ -9,8 +10,6 @@ use super::file::{self, Writer};
 use super::source::Architecture;
 use super::{Artefact, Artefacts, Error, IMPORTED, K3S, key};
 
-/// The largest file that is taken. k3s has some 70 MiB.
-const MOST: u64 = 1024 * 1024 * 1024;
 /// The largest part of a file.
 pub(crate) const CHUNK: usize = 256 * 1024;
 /// How much of a program tells its architecture.
@@ -41,9 +40,9 @@ impl Header {
         if header.sha256.len() != 64 || !header.sha256.bytes().all(whole) {
             return refused("a SHA-256 has 64 hexadecimal digits".to_owned());
         }
-        if header.size == 0 || header.size > MOST {
+        if header.size == 0 || header.size > MAX_SIZE {
             return refused(format!(
-                "a file has 1 to {MOST} bytes, this one has {}",
+                "a file has 1 to {MAX_SIZE} bytes, this one has {}",
                 header.size
             ));
         }
@@ -77,7 +76,8 @@ impl Artefacts {
         by: &str,
     ) -> Result<Artefact, Error> {
         let header = Header::check(header)?;
-        file::check_space(&self.inner.directory, header.size)?;
+        let inner = &self.inner;
+        file::check_space(&inner.directory, header.size, inner.limits.reserve)?;
         let name = format!("import-{}", uuid::Uuid::now_v7());
         let path = self.inner.partials().join(name);
         let result = self.take(&header, chunks, by, &path).await;

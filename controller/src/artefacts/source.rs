@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use canasta_proto::version::K3sVersion;
 
 use super::Error;
+use super::client::is_https;
 
 /// The architectures that k3s is released for: ours, the suffix of the file, the suffix of the checksum file, and
 /// the ELF machine number with its byte order.
@@ -130,7 +131,7 @@ impl Release {
                 .get(..scheme.len())
                 .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
         };
-        let https = scheme("https://");
+        let https = is_https(template);
         let location = |asset: &str| {
             if https || scheme("http://") {
                 let url = template.replace("{version}", &version.url_encoded());
@@ -157,9 +158,11 @@ impl Release {
             pin: pin.map(str::to_owned),
         };
         match &release.file {
-            Location::Url(url) if !https && pin.is_none() => {
-                Err(Error::PinRequired { url: url.clone() })
-            }
+            Location::Url(url) if !https && pin.is_none() => Err(Error::PinRequired {
+                url: url.clone(),
+                version: version.to_string(),
+                arch: arch.name.to_owned(),
+            }),
             _ => Ok(release),
         }
     }
@@ -224,6 +227,8 @@ mod tests {
     fn what_can_not_be_trusted_or_read_is_refused() {
         let error = locate("http://x.org/{asset}", None, "amd64").expect_err("no TLS");
         assert_eq!(error.reason(), "ARTEFACT_PIN_REQUIRED");
+        let line = "sha256.\"v1.34.8+k3s1\".amd64 = ";
+        assert!(error.hint().contains(line), "{}", error.hint());
         assert!(locate("http://x.org/{asset}", Some("ab"), "amd64").is_ok());
         assert_eq!(
             locate("srv/{asset}", None, "amd64")

@@ -35,5 +35,5 @@ pub use node::NodeError;
 pub use packages::PackageError;
 pub use place::{CONTROLLER_NODE, DEFAULT_DIRECTORY, DEFAULT_LAB};
 pub use program::{Output, ProgramError, exit_code};
-pub use release::{DEFAULT_VERSION, Payload, ReleaseError, Releases};
+pub use release::{DEFAULT_VERSION, NEXT_MINOR, NEXT_PATCH, Payload, ReleaseError, Releases};
 pub use state::StateError;

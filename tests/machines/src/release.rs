@@ -21,6 +21,10 @@ pub(crate) const PORT: u16 = 8099;
 
 /// The version that is asked for where none is named: the one that the product pins.
 pub const DEFAULT_VERSION: &str = "v1.34.8+k3s1";
+/// A higher patch of [`DEFAULT_VERSION`] that the stand-in is served as, and the controller pins.
+pub const NEXT_PATCH: &str = "v1.34.9+k3s1";
+/// A version of the minor after it, served and pinned too.
+pub const NEXT_MINOR: &str = "v1.35.2+k3s1";
 
 const START_LIMIT: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(20);
@@ -51,7 +55,7 @@ pub struct Releases {
     pub server: PathBuf,
     /// What it serves.
     pub payload: Payload,
-    /// The version whose checksum the controller pins.
+    /// The version that the controller installs where none is asked for.
     pub version: String,
 }
 
@@ -135,6 +139,17 @@ impl Releases {
             }
         }
         Ok(argv)
+    }
+
+    /// The versions that the controller pins: all that are served, or, where any is, those that tests upgrade to.
+    pub fn versions(&self) -> Vec<&str> {
+        let mut versions = vec![self.version.as_str()];
+        if matches!(self.payload, Payload::Standin(_)) {
+            versions.extend([NEXT_PATCH, NEXT_MINOR]);
+        }
+        versions.sort_unstable();
+        versions.dedup();
+        versions
     }
 
     /// Changes what a real kubelet insists on; the stand-in needs nothing.
@@ -289,13 +304,21 @@ fn parse_checksum(answer: &str, asset: &str) -> Option<String> {
     })
 }
 
-/// The controller's settings in a lab: a source without TLS needs a pinned checksum.
-pub(crate) fn controller_settings(layout: &Layout, version: &str, sha256: &str) -> String {
-    format!(
+/// The controller's settings in a lab: a source without TLS needs a pinned checksum for each version.
+pub(crate) fn controller_settings(
+    layout: &Layout,
+    version: &str,
+    pins: &[(&str, String)],
+) -> String {
+    let mut text = format!(
         "# Written by ./dev machines: releases come from the lab's own server.\n[k3s]\n\
-         release_url = \"http://{}/{{version}}/{{asset}}\"\nversion = \"{version}\"\nsha256 = \"{sha256}\"\n",
+         release_url = \"http://{}/{{version}}/{{asset}}\"\nversion = \"{version}\"\n",
         address(layout)
-    )
+    );
+    for (version, sha256) in pins {
+        text += &format!("sha256.\"{version}\".{} = \"{sha256}\"\n", architecture());
+    }
+    text
 }
 
 #[cfg(test)]
@@ -313,14 +336,36 @@ mod tests {
     }
 
     #[test]
+    fn a_real_k3s_is_pinned_alone_and_the_stand_in_with_what_it_is_upgraded_to() {
+        let mut releases = Releases {
+            server: "server".into(),
+            payload: Payload::K3s("k3s".into()),
+            version: DEFAULT_VERSION.to_owned(),
+        };
+        assert_eq!(releases.versions(), [DEFAULT_VERSION]);
+        releases.payload = Payload::Standin("k3s".into());
+        assert_eq!(
+            releases.versions(),
+            [DEFAULT_VERSION, NEXT_PATCH, NEXT_MINOR]
+        );
+    }
+
+    #[test]
     fn the_controller_is_told_the_source_and_the_pin() {
         let layout = Layout::new(Path::new("/x"), "canasta");
-        let text = controller_settings(&layout, "v1.2.3+k3s4", "abc");
+        let pins = [
+            ("v1.2.3+k3s4", "abc".to_owned()),
+            (NEXT_PATCH, "def".to_owned()),
+        ];
+        let text = controller_settings(&layout, "v1.2.3+k3s4", &pins);
         assert!(
             text.contains("release_url = \"http://10.80.0.1:8099/{version}/{asset}\""),
             "{text}"
         );
-        assert!(text.contains("sha256 = \"abc\""));
+        for (version, sha256) in pins {
+            let line = format!("sha256.\"{version}\".{} = \"{sha256}\"\n", architecture());
+            assert!(text.contains(&line), "{text}");
+        }
         assert!(text.contains("version = \"v1.2.3+k3s4\""));
     }
 }

@@ -39,21 +39,41 @@ pub fn release(version: &str, size: usize) -> Vec<u8> {
     file
 }
 
+/// This machine's architecture, as releases call it.
+pub fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "aarch64" => "arm64",
+        _ => "amd64",
+    }
+}
+
+/// The file of a release for this machine.
+pub fn asset() -> &'static str {
+    match arch() {
+        "arm64" => "k3s-arm64",
+        _ => "k3s",
+    }
+}
+
+/// The list of checksums beside it.
+pub fn checksums() -> String {
+    format!("sha256sum-{}.txt", arch())
+}
+
 /// Lays out a release in a directory with a directory for each version, as `[k3s] release_url` takes it: the file and the
 /// list of checksums, which tells `sha256`.
 ///
 /// # Panics
 /// When it can't be written.
 pub fn lay_out(releases: &Path, version: &str, file: &[u8], sha256: &str) {
-    let (asset, list) = match std::env::consts::ARCH {
-        "aarch64" => ("k3s-arm64", "sha256sum-arm64.txt"),
-        _ => ("k3s", "sha256sum-amd64.txt"),
-    };
     let directory = releases.join(version);
     std::fs::create_dir_all(&directory).expect("a directory");
-    std::fs::write(directory.join(asset), file).expect("the file can be written");
-    std::fs::write(directory.join(list), format!("{sha256}  {asset}\n"))
-        .expect("the list can be written");
+    std::fs::write(directory.join(asset()), file).expect("the file can be written");
+    std::fs::write(
+        directory.join(checksums()),
+        format!("{sha256}  {}\n", asset()),
+    )
+    .expect("the list can be written");
 }
 
 /// A file that is taken for a program of this machine and can't be run: imports look at the head alone.

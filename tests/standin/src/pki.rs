@@ -72,6 +72,17 @@ impl Authority {
         })
     }
 
+    /// Makes an authority that is kept nowhere.
+    pub fn in_memory(name: &str) -> Result<Self, PkiError> {
+        let key = KeyPair::generate()?;
+        let certificate = authority_params(name).self_signed(&key)?.pem();
+        let issuer = Issuer::from_ca_cert_pem(&certificate, key)?;
+        Ok(Self {
+            certificate,
+            issuer,
+        })
+    }
+
     /// The authority's certificate, PEM.
     pub fn certificate(&self) -> &str {
         &self.certificate

@@ -1,5 +1,5 @@
-//! The testbed's release server: `/{version}/{asset}` over plain HTTP, as the pages that k3s is downloaded from. It
-//! serves a real file for its one version, or the stand-in for any version, and misbehaves on demand.
+//! The testbed's release server: `/{version}/{asset}` over plain HTTP or TLS, as the pages that k3s is downloaded from.
+//! It serves a real file for its one version, or the stand-in for any version, and misbehaves on demand.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,13 +9,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use crate::trailer::{Faults, Profile};
 
 mod blob;
+mod cut;
 mod serve;
+mod tls;
 
 /// What is served.
 #[derive(Clone, Debug)]
@@ -71,6 +75,13 @@ pub enum FaultKind {
     },
     /// The checksum file tells a wrong hash.
     BadChecksum,
+    /// The checksum file has a line for another file only.
+    NoChecksum,
+    /// 302 to the same path below this URL.
+    Redirect {
+        /// Scheme, host and port.
+        to: String,
+    },
     /// The body trickles.
     Slow {
         /// Bytes in a second.
@@ -89,11 +100,19 @@ pub struct Request {
 
 /// A release server that did not start.
 #[derive(Debug, Error)]
-#[error("failed to listen on {address}")]
-pub struct ReleaseError {
-    address: SocketAddr,
-    #[source]
-    source: std::io::Error,
+pub enum ReleaseError {
+    /// The address can't be had.
+    #[error("failed to listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The certificate could not be made or used.
+    #[error("failed to set up TLS: {0}")]
+    Tls(String),
 }
 
 pub(crate) struct State {
@@ -138,6 +157,7 @@ impl State {
 /// A running release server. Dropping it stops it.
 pub struct ReleaseServer {
     address: SocketAddr,
+    authority: Option<String>,
     state: Arc<State>,
     task: JoinHandle<()>,
 }
@@ -157,7 +177,26 @@ impl ReleaseServer {
         source: Source,
         controls: bool,
     ) -> Result<Self, ReleaseError> {
-        let failed = |source| ReleaseError { address, source };
+        Self::listen(address, source, controls, None).await
+    }
+
+    /// The same over TLS; [`Self::authority`] vouches for it.
+    pub async fn start_tls(
+        address: SocketAddr,
+        source: Source,
+        controls: bool,
+    ) -> Result<Self, ReleaseError> {
+        let tls = tls::acceptor(address.ip())?;
+        Self::listen(address, source, controls, Some(tls)).await
+    }
+
+    async fn listen(
+        address: SocketAddr,
+        source: Source,
+        controls: bool,
+        tls: Option<(TlsAcceptor, String)>,
+    ) -> Result<Self, ReleaseError> {
+        let failed = |source| ReleaseError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let state = Arc::new(State {
@@ -167,9 +206,11 @@ impl ReleaseServer {
             requests: Mutex::new(Vec::new()),
             hashes: blob::Hashes::default(),
         });
-        let task = tokio::spawn(run(listener, Arc::clone(&state)));
+        let (acceptor, authority) = tls.unzip();
+        let task = tokio::spawn(run(listener, acceptor, Arc::clone(&state)));
         Ok(Self {
             address,
+            authority,
             state,
             task,
         })
@@ -180,9 +221,20 @@ impl ReleaseServer {
         self.address
     }
 
+    /// The certificate of the authority that a client has to know, PEM; only over TLS.
+    pub fn authority(&self) -> Option<&str> {
+        self.authority.as_deref()
+    }
+
+    /// Scheme, host and port: `http://…`.
+    pub fn base(&self) -> String {
+        let scheme = self.authority.as_ref().map_or("http", |_| "https");
+        format!("{scheme}://{}", self.address)
+    }
+
     /// The template for a release source: `http://…/{version}/{asset}`.
     pub fn url_template(&self) -> String {
-        format!("http://{}/{{version}}/{{asset}}", self.address)
+        format!("{}/{{version}}/{{asset}}", self.base())
     }
 
     /// Misbehaves from now on; `None` ends that.
@@ -208,22 +260,34 @@ impl Drop for ReleaseServer {
     }
 }
 
-async fn run(listener: TcpListener, state: Arc<State>) {
+async fn run(listener: TcpListener, acceptor: Option<TlsAcceptor>, state: Arc<State>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => if let Ok((stream, _)) = accepted {
-                let state = Arc::clone(&state);
+                let (state, acceptor) = (Arc::clone(&state), acceptor.clone());
                 connections.spawn(async move {
-                    let service = service_fn(move |request| serve::respond(Arc::clone(&state), request));
-                    // A connection that breaks is the client's business, or the fault that was asked for.
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .timer(TokioTimer::new())
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+                    match acceptor {
+                        None => serve(stream, state).await,
+                        Some(acceptor) => if let Ok(stream) = acceptor.accept(stream).await {
+                            serve(stream, state).await;
+                        }
+                    }
                 });
             },
             Some(_) = connections.join_next() => {}
         }
     }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, state: Arc<State>) {
+    let scissors = cut::Scissors::default();
+    let stream = cut::Breakable::new(stream, scissors.clone());
+    let service =
+        service_fn(move |request| serve::respond(Arc::clone(&state), scissors.clone(), request));
+    // A connection that breaks is the client's business, or the fault that was asked for.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }

@@ -189,6 +189,21 @@ async fn a_truncated_download_is_resumed() {
 }
 
 #[tokio::test]
+async fn a_body_is_cut_at_the_very_byte_with_all_before_it_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = standin(directory.path()).await;
+    for bytes in [0, 1, 65_536, 150_001] {
+        server.set_fault(Some(Fault {
+            kind: FaultKind::TruncateAfter { bytes, times: 1 },
+            asset: None,
+        }));
+        let got = get(server.local_addr(), "/v1.34.8+k3s1/k3s", &[]).await;
+        assert_eq!((got.status.as_u16(), got.whole), (200, false));
+        assert_eq!(got.body.len() as u64, bytes);
+    }
+}
+
+#[tokio::test]
 async fn faults_by_the_control_path() {
     let directory = tempfile::tempdir().unwrap();
     let server = standin(directory.path()).await;
@@ -210,6 +225,14 @@ async fn faults_by_the_control_path() {
     let sums = String::from_utf8(sums.body).unwrap();
     assert_eq!(sums.len(), 70);
     assert!(!sums.starts_with(&token::hash(&program.body)));
+    set(r#"{"fault": "no_checksum"}"#).await;
+    let sums = get(address, "/v1.34.8+k3s1/sha256sum-amd64.txt", &[]).await;
+    let sums = String::from_utf8(sums.body).unwrap();
+    assert!(!sums.ends_with("  k3s\n"), "{sums}");
+    set(r#"{"fault": "redirect", "to": "http://elsewhere"}"#).await;
+    let moved = get(address, path, &[]).await;
+    assert_eq!(moved.status, 302);
+    assert_eq!(moved.headers["location"], format!("http://elsewhere{path}"));
     set(r#"{"fault": "slow", "bytes_per_second": 1000000}"#).await;
     assert_eq!(get(address, path, &[]).await.body, program.body);
     set(r#"{"fault": "hang"}"#).await;

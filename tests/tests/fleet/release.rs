@@ -1,17 +1,29 @@
 //! The release server at its worst, and the way of the file to the node.
 
 use std::path::Path;
+use std::time::Duration;
 
+use canasta_controller::config::Pins;
 use canasta_proto::pb;
 use canasta_proto::pb::OperationState;
-use canasta_standin::release::{Fault, FaultKind};
+use canasta_standin::release::{Fault, FaultKind, ReleaseServer};
 use canasta_tests::fleet::client::install_on;
 use canasta_tests::fleet::node::Node;
 use canasta_tests::fleet::wire::Wire;
-use canasta_tests::fleet::{Fleet, VERSION, k3s, program};
+use canasta_tests::fleet::{Fleet, SMALL, VERSION, k3s, pin, place, program};
 
-fn misbehave(fleet: &Fleet, kind: FaultKind) {
-    fleet.release.set_fault(Some(Fault { kind, asset: None }));
+/// A version after [`VERSION`].
+const PATCH: &str = "v1.34.9+k3s1";
+
+fn misbehave(fleet: &Fleet, kind: FaultKind, asset: Option<&str>) {
+    let asset = asset.map(str::to_owned);
+    fleet.release.set_fault(Some(Fault { kind, asset }));
+}
+
+/// The URL of a file of the release that is installed.
+fn url(fleet: &Fleet, asset: &str) -> String {
+    let version = VERSION.replace('+', "%2B");
+    format!("{}/{version}/{asset}", fleet.release.base())
 }
 
 /// Files in a directory that are named as artefacts are, by their hash.
@@ -23,8 +35,8 @@ fn stored(directory: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Installs, expects it to fail at the download, and checks that nothing came of it.
-async fn fails(fleet: &Fleet, node: &Node, reason: &str) -> pb::ErrorReport {
+/// Installs, expects it to fail at the download of this file, and checks that nothing came of it.
+async fn fails(fleet: &Fleet, node: &Node, reason: &str, asset: &str) -> pb::ErrorReport {
     let operation = fleet.install(install_on("cp1")).await.unwrap();
     assert_eq!(operation.state(), OperationState::Failed, "{operation:?}");
     let failed = operation
@@ -35,11 +47,8 @@ async fn fails(fleet: &Fleet, node: &Node, reason: &str) -> pb::ErrorReport {
     assert_eq!(failed.id, "fetch-artefact");
     let error = operation.error.expect("an error");
     assert_eq!(error.reason, reason, "{error:?}");
-    let text = format!("{} {}", error.message, error.causes.join(" "));
-    assert!(
-        text.contains(&format!("http://{}/", fleet.release.local_addr())),
-        "names no URL: {error:?}"
-    );
+    let url = url(fleet, asset);
+    assert!(error.message.contains(&url), "{url} is not in {error:?}");
     assert!(!error.hint.is_empty(), "{error:?}");
     assert_eq!(stored(&fleet.state_dir().join("artefacts")), [""; 0]);
     assert!(!node.host.root.path(k3s::BINARY).exists());
@@ -57,6 +66,11 @@ async fn fails(fleet: &Fleet, node: &Node, reason: &str) -> pb::ErrorReport {
 /// The server behaves again: another run does it.
 async fn mends(fleet: &Fleet) {
     fleet.release.set_fault(None);
+    mends_by_itself(fleet).await;
+}
+
+/// What the server does is got over in one run.
+async fn mends_by_itself(fleet: &Fleet) {
     let operation = fleet.install(install_on("cp1")).await.unwrap();
     assert_eq!(
         operation.state(),
@@ -69,11 +83,21 @@ async fn mends(fleet: &Fleet) {
 async fn a_file_that_is_not_the_pinned_one_is_refused() {
     let mut fleet = Fleet::start().await;
     let node = fleet.joined("cp1").await;
-    let good = fleet.config.k3s.sha256.replace("0".repeat(64));
+    let good = fleet.config.k3s.sha256.clone();
+    let (version, wrong) = (VERSION.parse().unwrap(), "0".repeat(64));
+    let pins = &mut fleet.config.k3s.sha256;
+    pins.insert(version, program::arch(), &wrong);
     fleet.crash().await;
     fleet.restart().await;
-    let error = fails(&fleet, &node, "ARTEFACT_CHECKSUM_MISMATCH").await;
-    assert!(error.message.contains(&"0".repeat(64)), "{error:?}");
+    let error = fails(
+        &fleet,
+        &node,
+        "ARTEFACT_CHECKSUM_MISMATCH",
+        program::asset(),
+    )
+    .await;
+    let told = format!("[k3s] sha256 in controller.toml tells {wrong}");
+    assert!(error.message.contains(&told), "{error:?}");
     fleet.config.k3s.sha256 = good;
     fleet.crash().await;
     fleet.restart().await;
@@ -84,15 +108,119 @@ async fn a_file_that_is_not_the_pinned_one_is_refused() {
 async fn a_plain_source_without_a_pin_is_refused_before_anything_is_fetched() {
     let mut fleet = Fleet::start().await;
     let node = fleet.joined("cp1").await;
-    fleet.config.k3s.sha256 = None;
+    fleet.config.k3s.sha256 = Pins::default();
     fleet.crash().await;
     fleet.restart().await;
-    let error = fails(&fleet, &node, "ARTEFACT_PIN_REQUIRED").await;
+    let error = fails(&fleet, &node, "ARTEFACT_PIN_REQUIRED", program::asset()).await;
+    let line = Pins::line(VERSION, program::arch(), "…");
     assert!(
-        error.hint.contains("sha256") && error.hint.contains("artefact import"),
+        error.hint.contains(&line) && error.hint.contains("artefact import"),
         "{error:?}"
     );
     assert_eq!(fleet.release.requests(), []);
+}
+
+#[tokio::test]
+async fn each_version_has_a_pin_of_its_own() {
+    let mut fleet = Fleet::start().await;
+    let (_one, _other) = (fleet.joined("cp1").await, fleet.joined("cp2").await);
+    mends(&fleet).await;
+    let upgrade = pb::InstallControlPlaneRequest {
+        k3s_version: PATCH.to_owned(),
+        ..install_on("cp1")
+    };
+    let before = fleet.release.requests().len();
+    let refused = fleet.install(upgrade.clone()).await.unwrap();
+    let error = refused.error.expect("an error");
+    assert_eq!(error.reason, "ARTEFACT_PIN_REQUIRED", "{error:?}");
+    assert!(
+        error
+            .hint
+            .contains(&Pins::line(PATCH, program::arch(), "…")),
+        "{error:?}"
+    );
+    assert_eq!(fleet.release.requests().len(), before);
+
+    pin(&mut fleet.config, PATCH, SMALL);
+    fleet.crash().await;
+    fleet.restart().await;
+    let upgraded = fleet.install(upgrade).await.unwrap();
+    assert_eq!(upgraded.state(), OperationState::Succeeded, "{upgraded:?}");
+    // The old version is still had, for a host that stays at it.
+    let other = fleet.install(install_on("cp2")).await.unwrap();
+    assert_eq!(other.state(), OperationState::Succeeded, "{other:?}");
+}
+
+#[tokio::test]
+async fn over_tls_the_published_checksum_is_fetched_and_heeded() {
+    let mut fleet = Fleet::start().await;
+    let node = fleet.joined("cp1").await;
+    fleet.take_releases_over_tls().await;
+    let list = program::checksums();
+    let broken = FaultKind::ServerError { times: 1000 };
+    for (kind, reason, named) in [
+        (
+            FaultKind::BadChecksum,
+            "ARTEFACT_CHECKSUM_MISMATCH",
+            program::asset(),
+        ),
+        (FaultKind::NoChecksum, "ARTEFACT_CHECKSUM_MISSING", &*list),
+        (FaultKind::NotFound, "ARTEFACT_NOT_FOUND", &*list),
+        (broken, "ARTEFACT_DOWNLOAD_FAILED", &*list),
+    ] {
+        misbehave(&fleet, kind, Some(&list));
+        let error = fails(&fleet, &node, reason, named).await;
+        if reason == "ARTEFACT_CHECKSUM_MISMATCH" {
+            assert!(error.message.contains(&url(&fleet, &list)), "{error:?}");
+        }
+    }
+    mends(&fleet).await;
+    let installed = std::fs::read(node.host.root.path(k3s::BINARY)).unwrap();
+    assert_eq!(installed, program::release(VERSION, SMALL));
+}
+
+#[tokio::test]
+async fn a_redirect_from_tls_to_a_plain_connection_is_refused() {
+    let mut fleet = Fleet::start().await;
+    let node = fleet.joined("cp1").await;
+    fleet.take_releases_over_tls().await;
+    let source = program::source(&fleet.scratch().join("k3s"), SMALL);
+    let plain = ReleaseServer::start(place::free(), source, false);
+    let plain = plain.await.unwrap();
+    for asset in [&*program::checksums(), program::asset()] {
+        let to = plain.base();
+        misbehave(&fleet, FaultKind::Redirect { to }, Some(asset));
+        let error = fails(&fleet, &node, "ARTEFACT_DOWNLOAD_FAILED", asset).await;
+        assert!(
+            error.causes.join(" ").contains("to a plain connection"),
+            "{error:?}"
+        );
+    }
+    assert_eq!(plain.requests(), []);
+    mends(&fleet).await;
+}
+
+#[tokio::test]
+async fn a_server_that_no_known_authority_vouches_for_is_refused_at_once() {
+    let mut fleet = Fleet::start().await;
+    let node = fleet.joined("cp1").await;
+    fleet.take_releases_over_tls().await;
+    let good = fleet.config.k3s.ca_file.clone().unwrap();
+    let source = program::source(&fleet.scratch().join("k3s"), SMALL);
+    let other = ReleaseServer::start_tls(place::free(), source, false).await;
+    let strange = fleet.scratch().join("strange-ca.pem");
+    std::fs::write(&strange, other.unwrap().authority().unwrap()).unwrap();
+    fleet.config.k3s.ca_file = Some(strange);
+    fleet.crash().await;
+    fleet.restart().await;
+    let list = program::checksums();
+    let error = fails(&fleet, &node, "ARTEFACT_SOURCE_UNTRUSTED", &list).await;
+    assert!(error.hint.contains("[k3s] ca_file"), "{error:?}");
+    assert_eq!(fleet.release.requests(), []);
+    fleet.config.k3s.ca_file = Some(good);
+    fleet.crash().await;
+    fleet.restart().await;
+    mends(&fleet).await;
 }
 
 #[tokio::test]
@@ -115,27 +243,63 @@ async fn a_directory_with_a_wrong_checksum_file_is_refused_and_a_right_one_taken
 }
 
 #[tokio::test]
-async fn a_missing_release_is_told_without_another_try() {
-    let fleet = Fleet::start().await;
+async fn each_fault_of_the_server_ends_clearly_after_the_tries_that_may_help() {
+    let fleet = Fleet::start_with(300_000, |config| {
+        config.timings.download_stall = Duration::from_millis(250);
+        config.timings.download_slow = Duration::from_millis(200);
+    })
+    .await;
     let node = fleet.joined("cp1").await;
-    misbehave(&fleet, FaultKind::NotFound);
-    let error = fails(&fleet, &node, "ARTEFACT_NOT_FOUND").await;
-    assert!(error.message.contains("404"), "{error:?}");
-    assert_eq!(fleet.release.requests().len(), 1);
+    let times = 1000;
+    for (kind, reason, words, tries) in [
+        (
+            FaultKind::NotFound,
+            "ARTEFACT_NOT_FOUND",
+            "the server says 404",
+            1,
+        ),
+        (
+            FaultKind::ServerError { times },
+            "ARTEFACT_DOWNLOAD_FAILED",
+            "the server says 500",
+            5,
+        ),
+        (
+            FaultKind::Hang,
+            "ARTEFACT_DOWNLOAD_STALLED",
+            "nothing came for 0.25 s",
+            5,
+        ),
+        (
+            FaultKind::TruncateAfter { bytes: 0, times },
+            "ARTEFACT_TRUNCATED",
+            "it ended after 0 of ",
+            5,
+        ),
+        (
+            FaultKind::Slow {
+                bytes_per_second: 1000,
+            },
+            "ARTEFACT_DOWNLOAD_STALLED",
+            "less than 10 KiB a second",
+            5,
+        ),
+    ] {
+        let before = fleet.release.requests().len();
+        misbehave(&fleet, kind.clone(), None);
+        let error = fails(&fleet, &node, reason, program::asset()).await;
+        assert!(error.message.contains(words), "{error:?}");
+        let tried = fleet.release.requests().len() - before;
+        assert_eq!(tried, tries, "tries at {kind:?}");
+    }
     mends(&fleet).await;
 }
 
 #[tokio::test]
-async fn a_server_that_stumbles_is_asked_again_and_one_that_is_down_is_told() {
+async fn a_server_that_stumbles_is_asked_again() {
     let fleet = Fleet::start().await;
-    let node = fleet.joined("cp1").await;
-    misbehave(&fleet, FaultKind::ServerError { times: 1000 });
-    let error = fails(&fleet, &node, "ARTEFACT_DOWNLOAD_FAILED").await;
-    assert!(error.message.contains("500"), "{error:?}");
-    let tries = fleet.release.requests().len();
-    assert!(tries > 2, "{tries} tries");
-
-    misbehave(&fleet, FaultKind::ServerError { times: 2 });
+    let _node = fleet.joined("cp1").await;
+    misbehave(&fleet, FaultKind::ServerError { times: 2 }, None);
     let (id, _) = fleet
         .admin()
         .await
@@ -154,62 +318,26 @@ async fn a_server_that_stumbles_is_asked_again_and_one_that_is_down_is_told() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_is_given_up() {
-    let fleet = Fleet::start().await;
-    let node = fleet.joined("cp1").await;
-    misbehave(&fleet, FaultKind::Hang);
-    fails(&fleet, &node, "ARTEFACT_DOWNLOAD_STALLED").await;
-    mends(&fleet).await;
-}
-
-#[tokio::test]
 async fn a_download_that_breaks_off_goes_on_where_it_stopped() {
     let size = 300_000;
     let fleet = Fleet::start_with(size, |_| {}).await;
     let node = fleet.joined("cp1").await;
-    misbehave(
-        &fleet,
-        FaultKind::TruncateAfter {
-            bytes: 0,
-            times: 1000,
-        },
-    );
-    let operation = fleet.install(install_on("cp1")).await.unwrap();
-    assert_eq!(operation.state(), OperationState::Failed);
-    assert!(!node.host.root.path(k3s::BINARY).exists());
-    let before = fleet.release.requests().len();
-
-    misbehave(
-        &fleet,
-        FaultKind::TruncateAfter {
-            bytes: 100_000,
-            times: 2,
-        },
-    );
-    let operation = fleet.install(install_on("cp1")).await.unwrap();
-    assert_eq!(
-        operation.state(),
-        OperationState::Succeeded,
-        "{operation:?}"
-    );
+    let cuts = FaultKind::TruncateAfter {
+        bytes: 100_000,
+        times: 2,
+    };
+    misbehave(&fleet, cuts, None);
+    mends_by_itself(&fleet).await;
     let ranges: Vec<_> = fleet
         .release
         .requests()
-        .split_off(before)
         .into_iter()
-        .filter_map(|request| request.range)
+        .map(|request| request.range)
         .collect();
-    assert!(
-        ranges
-            .iter()
-            .any(|range| range.starts_with("bytes=") && range != "bytes=0-"),
-        "{ranges:?}"
-    );
+    let range = |from: &str| Some(format!("bytes={from}-"));
+    assert_eq!(ranges, [None, range("100000"), range("200000")]);
     let installed = std::fs::read(node.host.root.path(k3s::BINARY)).unwrap();
-    assert_eq!(
-        program::sha256(&installed),
-        fleet.config.k3s.sha256.clone().unwrap()
-    );
+    assert_eq!(installed, program::release(VERSION, size));
 }
 
 #[tokio::test]
@@ -233,10 +361,7 @@ async fn a_push_that_breaks_off_goes_on_where_it_stopped() {
     let sent = wire.forwarded() - before;
     assert!(sent > size as u64 && sent < 9 << 20, "{sent}");
     let installed = std::fs::read(node.host.root.path(k3s::BINARY)).unwrap();
-    assert_eq!(
-        program::sha256(&installed),
-        fleet.config.k3s.sha256.clone().unwrap()
-    );
+    assert_eq!(installed, program::release(VERSION, size));
 }
 
 #[tokio::test]

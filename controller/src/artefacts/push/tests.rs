@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use canasta_steps::StepError;
 
 use super::Pushed;
-use crate::artefacts::{Artefact, Artefacts, Tell, Timings};
+use crate::artefacts::{Artefact, Artefacts, Limits, Tell};
 use crate::config::K3s;
 use crate::operations::agent::stub::Bench;
 use crate::store::artefacts::ArtefactRow;
@@ -36,7 +36,7 @@ async fn artefacts(bench: &Bench) -> (Artefacts, Artefact, Vec<u8>) {
         bench.store.clone(),
         directory.clone(),
         K3s::default(),
-        Timings::default(),
+        Limits::default(),
     )
     .await
     .expect("artefacts");

@@ -160,8 +160,12 @@ impl Lab {
         let Some(node) = state.nodes.get(CONTROLLER_NODE) else {
             return Ok(());
         };
-        let sha256 = release::checksum(&self.layout, &releases.version)?;
-        let text = release::controller_settings(&self.layout, &releases.version, &sha256);
+        let pins = releases
+            .versions()
+            .into_iter()
+            .map(|version| Ok((version, release::checksum(&self.layout, version)?)))
+            .collect::<Result<Vec<_>, release::ReleaseError>>()?;
+        let text = release::controller_settings(&self.layout, &releases.version, &pins);
         let machine = Machine::new(&self.layout, CONTROLLER_NODE);
         let path = "etc/canasta/controller.toml";
         if fs::read_to_string(machine.root().join(path)).is_ok_and(|old| old == text) {

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 
 use super::blob::{Blob, Reader};
+use super::cut::Scissors;
 use super::{Fault, FaultKind, Source, State};
 use crate::trailer::Trailer;
 
@@ -21,6 +22,7 @@ type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// Answers a request, or never.
 pub(super) async fn respond(
     state: Arc<State>,
+    scissors: Scissors,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path().to_owned();
@@ -52,7 +54,14 @@ pub(super) async fn respond(
                 "Internal Server Error\n",
             ));
         }
+        Some(FaultKind::Redirect { to }) => {
+            let mut response = text(StatusCode::FOUND, "Found\n");
+            let target = format!("{to}{}", request.uri().path());
+            set(&mut response, header::LOCATION, &target);
+            return Ok(response);
+        }
         Some(FaultKind::Hang) => std::future::pending().await,
+        Some(FaultKind::TruncateAfter { bytes, .. }) => scissors.cut_after(*bytes),
         _ => {}
     }
     let head = request.method() == Method::HEAD;
@@ -87,7 +96,11 @@ async fn answer(
             hash = hash.chars().rev().collect();
             hash.replace_range(..1, if hash.starts_with('0') { "1" } else { "0" });
         }
-        return Ok(text(StatusCode::OK, format!("{hash}  k3s{suffix}\n")));
+        let name = match fault {
+            Some(FaultKind::NoChecksum) => "k3s-airgap-images.tar".to_owned(),
+            _ => format!("k3s{suffix}"),
+        };
+        return Ok(text(StatusCode::OK, format!("{hash}  {name}\n")));
     }
     let etag = format!("\"{hash}\"");
     let length = blob.length();
@@ -194,36 +207,21 @@ fn parse_range(text: &str, length: u64) -> Range {
 }
 
 fn stream_body(reader: Reader, fault: Option<FaultKind>) -> Body {
-    let left = match fault {
-        Some(FaultKind::TruncateAfter { bytes, .. }) => Some(bytes),
-        _ => None,
-    };
     let rate = match fault {
         Some(FaultKind::Slow { bytes_per_second }) => Some(bytes_per_second.max(1)),
         _ => None,
     };
-    let parts = stream::unfold(Some((reader, left)), move |state| async move {
-        let (mut reader, mut left) = state?;
-        // Ten parts a second are slow enough to see.
-        let mut limit = rate.map_or(usize::MAX, |rate| {
-            usize::try_from(rate.div_ceil(10)).unwrap_or(usize::MAX)
-        });
+    // Ten parts a second are slow enough to see.
+    let limit = rate.map_or(usize::MAX, |rate| {
+        usize::try_from(rate.div_ceil(10)).unwrap_or(usize::MAX)
+    });
+    let parts = stream::unfold(Some(reader), move |reader| async move {
+        let mut reader = reader?;
         if rate.is_some() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        if let Some(left) = left {
-            if left == 0 {
-                // What was sent before must arrive before the connection breaks.
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                return Some((Err(io::Error::other("cut off as asked")), None));
-            }
-            limit = limit.min(usize::try_from(left).unwrap_or(usize::MAX));
-        }
         match reader.next(limit).await {
-            Ok(Some(part)) => {
-                left = left.map(|left| left - part.len() as u64);
-                Some((Ok(Frame::data(part)), Some((reader, left))))
-            }
+            Ok(Some(part)) => Some((Ok(Frame::data(part)), Some(reader))),
             Ok(None) => None,
             Err(error) => Some((Err(error), None)),
         }
