@@ -1,3 +1,5 @@
+//! Downloads, imports and the cache, with servers that misbehave.
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
