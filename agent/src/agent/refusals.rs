@@ -120,7 +120,7 @@ impl Follow {
     pub(crate) async fn another(&mut self) {
         if self.0.changed().await.is_err() {
             // The agent is gone.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -69,14 +69,15 @@ pub(super) const TABLE: &[(&str, Least)] = &[
 ];
 
 /// Whether this peer may make this call.
-pub(super) fn judge(peer: Option<&PeerInfo>, method: &str) -> Result<(), Fault> {
+pub(super) fn judge(peer: Option<&PeerInfo>, method: &str) -> Result<(), Box<Fault>> {
     let Some((_, least)) = TABLE.iter().find(|(name, _)| *name == method) else {
         return Err(Fault::new(
             Code::Unimplemented,
             "UNKNOWN_CALL",
             "this agent does not know that call",
         )
-        .hint("use an agent of the controller's version"));
+        .hint("use an agent of the controller's version")
+        .into());
     };
     let peer = peer.map(|info| &info.peer);
     let enough = match least {
@@ -92,7 +93,8 @@ pub(super) fn judge(peer: Option<&PeerInfo>, method: &str) -> Result<(), Fault> 
             Code::PermissionDenied,
             "NOT_THE_CONTROLLER",
             "an agent obeys the controller of its fleet alone",
-        ))
+        )
+        .into())
     }
 }
 

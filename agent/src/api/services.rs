@@ -74,7 +74,7 @@ impl<H: Health> Service<http::Request<Body>> for Services<H> {
         let peer = request.extensions().get::<PeerInfo>();
         if let Err(fault) = judge(peer, request.uri().path()) {
             tracing::warn!(%fault, "refused a call");
-            return Box::pin(std::future::ready(Ok(Status::from(fault).into_http())));
+            return Box::pin(std::future::ready(Ok(Status::from(*fault).into_http())));
         }
         if request.uri().path().starts_with(HEALTH) {
             self.health.call(request)

@@ -93,12 +93,8 @@ async fn read(core: &Core, path: &Path) -> Option<JoinRequest> {
 /// stands there, and that may be the token.
 fn parse(text: &str) -> Result<JoinRequest, String> {
     toml::from_str(text).map_err(|error| {
-        let before = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = text.as_bytes()[..before]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1;
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.unwrap_or_default().matches('\n').count() + 1;
         let misspelt = ["unknown field", "missing field", "duplicate"]
             .into_iter()
             .find(|kind| error.message().starts_with(kind))

@@ -196,7 +196,7 @@ mod tests {
         );
         let writing = tokio::spawn(async move {
             loop {
-                if let Err(error) = connection.write_all(&[0; 65536]).await {
+                if let Err(error) = connection.write_all(&[0; 4096]).await {
                     return error;
                 }
             }
