@@ -3,6 +3,7 @@
 
 mod core;
 mod life;
+mod refusals;
 mod running;
 mod serving;
 

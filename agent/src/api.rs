@@ -6,6 +6,7 @@
 mod artefact;
 mod check;
 pub mod error;
+mod roles;
 mod services;
 
 use std::pin::Pin;
@@ -40,6 +41,8 @@ pub(crate) async fn services(
 ) -> services::Services<impl tonic_health::pb::health_server::Health> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<AgentServiceServer<Api>>().await;
+    core.life
+        .spawn(services::leave(reporter, Arc::clone(&core)));
     let agent = AgentServiceServer::new(Api { core })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);

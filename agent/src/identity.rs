@@ -143,6 +143,11 @@ impl Identity {
     /// # Errors
     /// When the node has not joined, or the key can't be made or stored.
     pub async fn create_csr(&self) -> Result<Vec<u8>, IdentityError> {
+        let identity = self.clone();
+        self.whole(async move { identity.make_csr().await }).await
+    }
+
+    async fn make_csr(&self) -> Result<Vec<u8>, IdentityError> {
         let _change = self.change.lock().await;
         if self.reloadable().is_none() {
             return Err(IdentityError::NotJoined);
@@ -161,6 +166,26 @@ impl Identity {
     /// # Errors
     /// When it does not fit the request, this node or its CA, or can't be stored.
     pub async fn install(
+        &self,
+        leaf: Vec<u8>,
+        ca: Vec<u8>,
+        now: SystemTime,
+    ) -> Result<(), IdentityError> {
+        let identity = self.clone();
+        self.whole(async move { identity.exchange(leaf, ca, now).await })
+            .await
+    }
+
+    /// Brings what was begun to its end, also when the call is dropped: what is on disk and what is served stay the same.
+    async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, IdentityError>> + Send + 'static,
+    ) -> Result<T, IdentityError> {
+        let done = self.life.finish(work).await;
+        done.unwrap_or(Err(IdentityError::Interrupted))
+    }
+
+    async fn exchange(
         &self,
         leaf: Vec<u8>,
         ca: Vec<u8>,

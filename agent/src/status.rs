@@ -1,4 +1,5 @@
-//! The status that goes to the controller: at once, when the unit of k3s changes, and at the latest after an interval.
+//! The status that goes to the controller: at once, when the unit of k3s changes or a member of the fleet was refused, and
+//! at the latest after an interval.
 
 use std::sync::Arc;
 
@@ -33,9 +34,11 @@ async fn send(core: &Core, sender: &mpsc::Sender<pb::WatchStatusResponse>) {
     let mut ticks = tokio::time::interval(core.timings.status_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut changes = changes(core).await;
+    let mut refusals = core.refusals.follow();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
+            () = refusals.another() => {}
             change = changes.next() => if change.is_some() {
                 ticks.reset();
             } else {
@@ -97,6 +100,8 @@ async fn look(core: &Core) -> pb::WatchStatusResponse {
             .identity
             .material()
             .map(|material| std::time::SystemTime::from(material.facts().not_after).into()),
+        refused_connections: core.refusals.count(),
+        refused_peers: core.refusals.members(),
     }
 }
 

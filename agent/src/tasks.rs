@@ -165,45 +165,15 @@ impl Tasks {
         })
     }
 
-    /// Starts a task and answers when its journal is on disk: true. For an id that is known nothing is done: false.
+    /// Starts a task and answers when its journal is on disk: true. For an id that is known nothing is done: false. What
+    /// was begun is brought to its end when the caller goes away meanwhile.
     ///
     /// # Errors
     /// When another task runs, the agent is going down, or the journal can't be written.
     pub async fn start(&self, id: TaskId, work: Work) -> Result<bool, TaskError> {
-        let shared = &self.shared;
-        let _starting = shared.starting.lock().await;
-        let path = journal::path(&shared.directory, &id);
-        let known = {
-            let path = path.clone();
-            blocking(move || Ok(path.exists())).await?
-        };
-        if known {
-            return Ok(false);
-        }
-        if shared.state().stopping {
-            return Err(TaskError::Stopping);
-        }
-        shared.refuse_if_busy().await?;
-        let (directory, now) = (shared.directory.clone(), shared.machine.now());
-        let file = {
-            let (id, spec, info) = (id.clone(), work.spec.clone(), work.info.clone());
-            blocking(move || {
-                keep::prune(&directory, now)?;
-                JournalFile::create(&path, &id, &info, &spec, now)
-            })
-            .await?
-        };
-        let live = Arc::new(Live::new(
-            id.clone(),
-            file,
-            Arc::clone(&shared.machine),
-            shared.life.clone(),
-        ));
-        shared.state().live.insert(id.clone(), Arc::clone(&live));
-        shared.running.send_replace(Some(id.clone()));
-        tracing::info!(task = %id, step = work.info.id, "task begins");
-        shared.life.spawn(run(Arc::clone(shared), live, work));
-        Ok(true)
+        let shared = Arc::clone(&self.shared);
+        let started = self.shared.life.finish(begin(shared, id, work)).await;
+        started.unwrap_or(Err(TaskError::Interrupted))
     }
 
     /// The events of a task after `after_seq`, then those that come, to its end.
@@ -234,6 +204,8 @@ impl Tasks {
     /// Starts nothing more, and resolves when no task runs.
     pub async fn drained(&self) {
         self.shared.state().stopping = true;
+        // One that is being started counts already.
+        drop(self.shared.starting.lock().await);
         let mut running = self.shared.running.subscribe();
         // The sender lives as long as `self`.
         let _ = running.wait_for(Option::is_none).await;
@@ -271,6 +243,43 @@ impl Shared {
         let _ = self.running.subscribe().wait_for(Option::is_none).await;
         Ok(())
     }
+}
+
+/// Makes the journal of a task and sets it going.
+async fn begin(shared: Arc<Shared>, id: TaskId, work: Work) -> Result<bool, TaskError> {
+    let _starting = shared.starting.lock().await;
+    let path = journal::path(&shared.directory, &id);
+    let known = {
+        let path = path.clone();
+        blocking(move || Ok(path.exists())).await?
+    };
+    if known {
+        return Ok(false);
+    }
+    if shared.state().stopping {
+        return Err(TaskError::Stopping);
+    }
+    shared.refuse_if_busy().await?;
+    let (directory, now) = (shared.directory.clone(), shared.machine.now());
+    let created = {
+        let (id, spec, info) = (id.clone(), work.spec.clone(), work.info.clone());
+        shared.life.spawn_blocking(move || {
+            keep::prune(&directory, now)?;
+            JournalFile::create(&path, &id, &info, &spec, now)
+        })
+    };
+    let file = created.await.unwrap_or(Err(TaskError::Interrupted))?;
+    let live = Arc::new(Live::new(
+        id.clone(),
+        file,
+        Arc::clone(&shared.machine),
+        shared.life.clone(),
+    ));
+    shared.state().live.insert(id.clone(), Arc::clone(&live));
+    shared.running.send_replace(Some(id.clone()));
+    tracing::info!(task = %id, step = work.info.id, "task begins");
+    shared.life.spawn(run(Arc::clone(&shared), live, work));
+    Ok(true)
 }
 
 async fn run(shared: Arc<Shared>, live: Arc<Live>, work: Work) {
@@ -331,32 +340,4 @@ fn timestamp(at: SystemTime) -> prost_types::Timestamp {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::TaskId;
-
-    #[test]
-    fn ids_are_file_names_at_most() {
-        for good in [
-            "a",
-            "0198c0de-0000-7000-8000-000000000000:write-config:1",
-            &"a".repeat(200),
-        ] {
-            assert!(good.parse::<TaskId>().is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "a b",
-            "-a",
-            "a\nb",
-            "ä",
-            "a\u{202e}",
-            "$(x)",
-            &"a".repeat(201),
-        ] {
-            assert!(bad.parse::<TaskId>().is_err(), "{bad:?}");
-        }
-    }
-}
+mod tests;

@@ -19,9 +19,7 @@ use crate::args::Global;
 use crate::contexts::{self, Context, Contexts};
 use crate::error::Error;
 use crate::output;
-
-/// The controller's socket; `canasta-controller` makes it.
-pub(crate) const SOCKET: &str = "/run/canasta/controller.sock";
+use crate::paths::SOCKET;
 
 /// Which controller a command talks to.
 #[derive(Debug)]

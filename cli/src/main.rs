@@ -9,6 +9,7 @@ mod contexts;
 mod error;
 mod install_forms;
 mod output;
+mod paths;
 mod progress;
 mod view;
 

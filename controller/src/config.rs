@@ -58,8 +58,6 @@ pub struct Config {
     pub advertise: Option<Address>,
     /// Releases of k3s.
     pub k3s: K3s,
-    /// Releases of helm.
-    pub helm: Helm,
     /// Times and limits.
     pub timings: Timings,
 }
@@ -73,7 +71,6 @@ impl Default for Config {
             state_dir: paths::STATE_DIR.into(),
             advertise: None,
             k3s: K3s::default(),
-            helm: Helm::default(),
             timings: Timings::default(),
         }
     }
@@ -102,22 +99,6 @@ impl Default for K3s {
             version: "v1.34.8+k3s1".parse().expect("a version"),
             sha256: Pins::default(),
             ca_file: None,
-        }
-    }
-}
-
-/// Where helm comes from.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Helm {
-    /// A URL or path with `{version}` and `{arch}`. The default could not be tried where this project is built.
-    pub release_url: String,
-}
-
-impl Default for Helm {
-    fn default() -> Self {
-        Self {
-            release_url: "https://get.helm.sh/helm-{version}-linux-{arch}.tar.gz".to_owned(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod dial;
 mod link;
+mod refusals;
 mod renewal;
 mod state;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use canasta_transport::material::Material;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::refusals::Refusals;
 use super::serving::Serving;
 use super::{AgentError, AgentOptions, Life, State, Timings};
 use crate::artefacts::Artefacts;
@@ -29,6 +30,8 @@ pub(crate) struct Core {
     pub(crate) tasks: Tasks,
     pub(crate) artefacts: Artefacts,
     pub(crate) facts: Collector,
+    /// Whom the port refused.
+    pub(crate) refusals: Refusals,
     /// Changes with every start.
     pub(crate) run_id: String,
     /// What it has going on.
@@ -69,6 +72,7 @@ impl Core {
             identity,
             tasks,
             artefacts,
+            refusals: Refusals::default(),
             run_id: uuid::Uuid::now_v7().to_string(),
             life,
             joining: Arc::default(),

@@ -1,5 +1,6 @@
 //! The life of one agent: all that it has going on is spawned here, so that it ends with it, in order or as by a crash.
 
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,6 +33,20 @@ impl Life {
     /// As [`Life::spawn`], for work that an orderly end waits for. It ends by itself soon after `stopping`.
     pub fn spawn_awaited(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.spawn(self.awaited.track_future(work));
+    }
+
+    /// Runs `work` to its end, also when whoever waits for the answer goes away: a call that is dropped half way must not
+    /// leave half of a change. `None` when the life is over before.
+    pub async fn finish<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let (sender, answer) = oneshot::channel();
+        self.spawn(async move {
+            // Nobody may be left to hear it.
+            let _ = sender.send(work.await);
+        });
+        answer.await.ok()
     }
 
     /// Resolves when no work is left that an orderly end waits for; cancel `stopping` before.

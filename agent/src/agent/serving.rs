@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use canasta_transport::listen::{self, Connections, Limits, RefusedHandshake};
+use canasta_transport::listen::{self, Connections, Limits};
 use canasta_transport::material::Reloadable;
-use canasta_transport::status::chain;
 use canasta_transport::tls::ServerTls;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -14,7 +13,7 @@ use tokio::sync::watch;
 use super::Core;
 use crate::api;
 
-/// One controller needs a handful of connections; more wait in the kernel's queue.
+/// One controller needs a handful of connections.
 const LIMITS: Limits = Limits {
     handshakes: 16,
     handshake: Duration::from_secs(5),
@@ -61,12 +60,13 @@ impl Serving {
         let address = listener.local_addr().ok();
         *self.address.lock().expect("no holder panics") = address;
         self.open.send_replace(true);
+        let noting = Arc::clone(core);
         let incoming = listen::tcp(
             listener,
             ServerTls::agent(material),
             self.connections.clone(),
             LIMITS,
-            Arc::new(log_refused),
+            Arc::new(move |refused| noting.refusals.note(&refused, noting.host.machine.now())),
         );
         let (api, open) = (Arc::clone(core), self.open.clone());
         core.life.spawn(async move {
@@ -101,22 +101,4 @@ impl Serving {
     pub(super) fn close_all(&self) {
         self.connections.close(|_, _| true);
     }
-}
-
-fn log_refused(refused: RefusedHandshake) {
-    let RefusedHandshake {
-        remote,
-        identity,
-        reason,
-    } = refused;
-    let peer = identity.map_or_else(
-        || "unknown".to_owned(),
-        |identity| identity.kind.to_string(),
-    );
-    tracing::warn!(
-        %remote,
-        %peer,
-        causes = ?chain(&reason),
-        "refused a connection: {reason}"
-    );
 }

@@ -1,7 +1,7 @@
 //! A join that was prepared before the first start: `/etc/canasta/join.toml`, for images and cloud-init.
 //!
 //! Read once at the start of a service that has not joined. It holds a token, so it is deleted as soon as it can be of no
-//! more use: after the join, or when the token is refused for good.
+//! more use: after the join, when the token is refused for good, or when nobody can make sense of it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -71,27 +71,36 @@ async fn read(core: &Core, path: &Path) -> Option<JoinRequest> {
         Err(error) => {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
-                "the prepared join can't be read"
+                "the prepared join can't be read; it may hold a token: mend it and restart canasta-agent, or delete it"
             );
             return None;
         }
     };
-    match toml::from_str(&text) {
+    match parse(&text) {
         Ok(request) => Some(request),
-        Err(error) => {
-            // The error's full text quotes the line, which may hold the token.
-            let line = error
-                .span()
-                .map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        Err(why) => {
             tracing::error!(
                 path = %path.display(),
-                line,
-                "the prepared join is not understood: {}; keys are controller, token, advertise and name",
-                error.message()
+                "the prepared join is not understood, and is deleted because it may hold a token: {why}; write it anew with the keys controller, token, advertise and name, and restart canasta-agent"
             );
+            delete(core, path).await;
             None
         }
     }
+}
+
+/// What the file asks for, or in which line it makes no sense. The parser's own words are not told: they can quote what
+/// stands there, and that may be the token.
+fn parse(text: &str) -> Result<JoinRequest, String> {
+    toml::from_str(text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.unwrap_or_default().matches('\n').count() + 1;
+        let misspelt = ["unknown field", "missing field", "duplicate"]
+            .into_iter()
+            .find(|kind| error.message().starts_with(kind))
+            .unwrap_or("not of the form KEY = \"VALUE\"");
+        format!("line {line}: {misspelt}")
+    })
 }
 
 async fn delete(core: &Core, path: &Path) {
@@ -108,4 +117,37 @@ async fn delete(core: &Core, path: &Path) {
 fn jittered(pause: Duration) -> Duration {
     let random = uuid::Uuid::new_v4().as_bytes()[0];
     pause.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u8::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn what_makes_no_sense_is_told_by_its_line_and_never_quoted() {
+        let good = "controller = \"ctl\"\ntoken = \"canasta-join.secret\"\n";
+        assert!(parse(good).is_ok());
+        for (text, told) in [
+            (
+                "controller = \"ctl\"\ntoken = canasta-join.secret\n",
+                "line 2: not of the form",
+            ),
+            (
+                "controller = \"ctl\"\ntoken = [\"secret\"]\n",
+                "line 2: not of the form",
+            ),
+            (
+                "controller = \"ctl\"\nsecret = \"x\"\ntoken = \"y\"\n",
+                "line 2: unknown field",
+            ),
+            ("controller = \"ctl\"\n", "missing field"),
+            ("canasta-join.secret", "not of the form"),
+        ] {
+            let why = parse(text).expect_err(text);
+            assert!(
+                why.contains(told) && !why.contains("secret"),
+                "{text}: {why}"
+            );
+        }
+    }
 }

@@ -2,13 +2,19 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use canasta_proto::pb;
 use canasta_proto::pb::task_spec::Verb;
+use canasta_transport::dial;
 use canasta_transport::material::Reloadable;
+use canasta_transport::tls::ClientTls;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio::io::AsyncReadExt as _;
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::controller::{Controller, material};
 use crate::fixture::{fault, joined};
@@ -213,6 +219,49 @@ async fn looking_works_and_changes_nothing() {
         .into_inner();
     assert_eq!(answer.facts.expect("facts").hostname, "cp1");
     assert!(node.host.systemd.orders().is_empty());
+}
+
+/// The standard health service: for the port as a whole and for the agent's own service, until the agent goes down.
+#[tokio::test]
+async fn the_health_service_tells_when_the_agent_drains() {
+    let (controller, node, agent, mut client) = joined().await;
+    let address = agent.local_addr().expect("listening");
+    let tls = ClientTls::fleet(controller.material.clone(), controller.agent_identity());
+    let dialled = dial::connect(&address.to_string(), &tls, &dial::Limits::default()).await;
+    let mut health = HealthClient::new(dialled.expect("dialled").channel);
+    let asked = |service: &str| HealthCheckRequest {
+        service: service.to_owned(),
+    };
+    let own = "canasta.fleet.v1.AgentService";
+    for service in ["", own] {
+        let answer = health.check(asked(service)).await.expect("health");
+        assert_eq!(answer.into_inner().status(), ServingStatus::Serving);
+    }
+    let unknown = health.check(asked("no.such.Service")).await;
+    assert_eq!(unknown.expect_err("unknown").code(), Code::NotFound);
+
+    let mut watch = health.watch(asked(own)).await.expect("watch").into_inner();
+    let mut next = async || {
+        let next = tokio::time::timeout(Duration::from_secs(20), watch.message()).await;
+        next.expect("in time").expect("no error")
+    };
+    assert_eq!(
+        next().await.expect("first").status(),
+        ServingStatus::Serving
+    );
+    // A task that runs keeps the agent draining.
+    node.gate.close();
+    client.start_task(start_request("t1")).await.expect("start");
+    let ending = tokio::spawn(agent.shutdown());
+    assert_eq!(
+        next().await.expect("second").status(),
+        ServingStatus::NotServing
+    );
+    // The stream ends with the task, and does not hold up the end of the agent.
+    node.gate.let_one_through();
+    assert_eq!(next().await, None);
+    let ended = tokio::time::timeout(Duration::from_secs(5), ending).await;
+    ended.expect("the end is not held up").expect("no panic");
 }
 
 /// The handshake lets the fleet's controller in and nobody else, so no call of any service is reached by others.

@@ -248,6 +248,20 @@ async fn a_prepared_join_that_is_refused_for_good_is_deleted() {
 }
 
 #[tokio::test]
+async fn a_prepared_join_that_makes_no_sense_is_deleted() {
+    let (controller, node) = (Controller::start().await, Node::new());
+    let file = node.path("/etc/canasta/join.toml");
+    std::fs::create_dir_all(file.parent().expect("parent")).expect("directory");
+    let text = format!("token = {}\n", controller.token().reveal());
+    std::fs::write(&file, text).expect("write");
+    let agent = node.start().await;
+    while file.exists() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(*agent.state().borrow(), State::WaitingForJoin);
+}
+
+#[tokio::test]
 async fn joining_again_replaces_the_fleet_and_a_failed_try_does_not() {
     let (first, _node, agent, mut client) = joined().await;
     let second = Controller::start().await;

@@ -167,7 +167,7 @@ fn list(global: &Global) -> Result<(), Error> {
     let local = Row {
         name: contexts::LOCAL.to_owned(),
         current: current == contexts::LOCAL,
-        controller: crate::connect::SOCKET.to_owned(),
+        controller: crate::paths::SOCKET.to_owned(),
         user: "this machine's user".to_owned(),
     };
     let rows = known.contexts.into_iter().map(|(name, context)| Row {

@@ -3,6 +3,8 @@
 use canasta_transport::roles::Role;
 use tonic::Request;
 
+use crate::store::AuditEntry;
+
 /// Who calls, from where, and what it may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
@@ -22,6 +24,22 @@ pub fn caller_of<T>(request: &Request<T>) -> Caller {
         role: Role::Anonymous,
     })
 }
+
+/// The call for the audit trail, where its row is written together with the change: for callers without a certificate.
+pub fn entry_of<T>(request: &Request<T>) -> AuditEntry {
+    request.extensions().get().cloned().unwrap_or_else(|| {
+        let Caller { who, from, .. } = caller_of(request);
+        AuditEntry {
+            who,
+            from,
+            what: String::new(),
+        }
+    })
+}
+
+/// The row of the audit trail was written together with the change: put into the extensions of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Audited;
 
 /// What a call was about, such as `host cp1`: put into the extensions of a response, for the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use canasta_proto::pb::enrolment_service_server::EnrolmentService;
 use futures_util::{Stream, StreamExt as _, stream};
 use tonic::{Request, Response, Status};
 
-use super::caller::{AuditSubject, caller_of};
+use super::caller::{AuditSubject, Audited, caller_of, entry_of};
 use super::{Answer, invalid, wire};
 use crate::fleet::Fleet;
 use crate::identity::{Enrolment, HostRequest, Issuer};
@@ -50,6 +50,7 @@ impl EnrolmentService for EnrolmentApi {
         request: Request<pb::EnrolHostRequest>,
     ) -> Answer<Self::EnrolHostStream> {
         let from = caller_of(&request).from;
+        let entry = entry_of(&request);
         let request = request.into_inner();
         let enrolled = self
             .enrolment
@@ -58,9 +59,10 @@ impl EnrolmentService for EnrolmentApi {
                 csr: &request.csr,
                 expected: expected(&request.expected_name)?,
                 join: join(&request, &from)?,
+                entry,
             })
             .await?;
-        let host = enrolled.name;
+        let (host, audited) = (enrolled.name, enrolled.audited);
         tracing::info!(%host, %from, "a host has enrolled");
         let key = enrolled.certificate.spki_sha256;
         let issued = event(pb::enrol_host_response::Event::Issued(wire::issued(
@@ -78,6 +80,9 @@ impl EnrolmentService for EnrolmentApi {
         let events = stream::iter([issued]).chain(dialled).map(Ok);
         let mut response = Response::new(Box::pin(events) as Self::EnrolHostStream);
         response.extensions_mut().insert(subject);
+        if audited {
+            response.extensions_mut().insert(Audited);
+        }
         Ok(response)
     }
 
@@ -85,8 +90,14 @@ impl EnrolmentService for EnrolmentApi {
         &self,
         request: Request<pb::RedeemUserRequest>,
     ) -> Answer<pb::RedeemUserResponse> {
+        let entry = entry_of(&request);
         let request = request.into_inner();
-        let (leaf, role) = self.enrolment.user(&request.token, &request.csr).await?;
+        let redeemed = self
+            .enrolment
+            .user(&request.token, &request.csr, &entry)
+            .await;
+        let (leaf, role) = redeemed?;
+        let audited = leaf.audited;
         let subject = AuditSubject(format!("user {}", leaf.name));
         let mut response = Response::new(pb::RedeemUserResponse {
             issued: Some(wire::issued(
@@ -97,6 +108,9 @@ impl EnrolmentService for EnrolmentApi {
             role: pb::Role::from(role).into(),
         });
         response.extensions_mut().insert(subject);
+        if audited {
+            response.extensions_mut().insert(Audited);
+        }
         Ok(response)
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use canasta_transport::facts::CertificateFacts;
+use canasta_transport::limit::{Limit, LogLimit, Rate, SourceLimit};
 use canasta_transport::listen::{Peer, PeerInfo, RefusalReason, RefusedHandshake};
 use canasta_transport::refusal::HandshakeRefusal;
 use canasta_transport::roles::{Role, Rule, rule_for};
@@ -19,8 +20,8 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use super::caller::{AuditSubject, Caller, OperationStarted};
-use super::limit::{Limit, Rate, SourceLimit};
+use super::caller::{AuditSubject, Audited, Caller, OperationStarted};
+use super::ending::ending_with;
 use super::roles::TABLE;
 use crate::identity::Directory;
 use crate::logging::line;
@@ -31,8 +32,9 @@ const ANONYMOUS: Rate = Rate {
     burst: 10.0,
     per_second: 1.0,
 };
-/// Rows about callers that were refused.
-const REFUSED_ROWS: Rate = Rate {
+/// Rows and lines about callers that were refused. Those about members of the fleet and those about strangers have a
+/// limit each: who has no certificate can't crowd out what is told of those who have one.
+const REFUSED: Rate = Rate {
     burst: 60.0,
     per_second: 1.0,
 };
@@ -47,7 +49,9 @@ struct Inner {
     store: Store,
     directory: Directory,
     anonymous: SourceLimit,
-    refused_rows: Limit,
+    refused_members: LogLimit,
+    refused_strangers: Limit,
+    lines_of_strangers: LogLimit,
     refused_handshakes: AtomicU64,
 }
 
@@ -59,7 +63,9 @@ impl Gate {
                 store,
                 directory,
                 anonymous: SourceLimit::new(ANONYMOUS),
-                refused_rows: Limit::new(REFUSED_ROWS),
+                refused_members: LogLimit::new(REFUSED),
+                refused_strangers: Limit::new(REFUSED),
+                lines_of_strangers: LogLimit::new(REFUSED),
                 refused_handshakes: AtomicU64::new(0),
             }),
         }
@@ -92,18 +98,28 @@ impl Gate {
         self.inner
             .refused_handshakes
             .fetch_add(1, Ordering::Relaxed);
-        let who = match &refused.identity {
-            Some(identity) => identity.kind.to_string(),
-            None => "unknown".to_owned(),
+        let RefusedHandshake {
+            remote,
+            identity,
+            reason,
+        } = refused;
+        let Some(identity) = identity else {
+            // Strangers are in the log alone: anyone can make as many rows of them as he likes.
+            if let Some(left_out) = self.inner.lines_of_strangers.take() {
+                match reason {
+                    RefusalReason::Refused(_) => {
+                        tracing::warn!(%remote, left_out, %reason, "refused a stranger");
+                    }
+                    _ => {
+                        tracing::info!(%remote, left_out, %reason, "a stranger did not finish the handshake");
+                    }
+                }
+            }
+            return;
         };
-        let RefusedHandshake { remote, reason, .. } = refused;
-        if matches!(reason, RefusalReason::Refused(_)) {
-            tracing::warn!(%remote, who, %reason, "refused a caller");
-        } else {
-            tracing::info!(%remote, who, %reason, "a caller did not finish the handshake");
-        }
-        // Strangers are in the log alone: anyone can make as many rows of them as he likes.
-        if refused.identity.is_some() && self.inner.refused_rows.take() {
+        let who = identity.kind.to_string();
+        if let Some(left_out) = self.inner.refused_members.take() {
+            tracing::warn!(%remote, who, left_out, %reason, "refused a caller");
             let gate = self.clone();
             let entry = AuditEntry {
                 who,
@@ -214,6 +230,7 @@ impl Inner {
             from: peer.remote.clone(),
             what: what(&method),
         };
+        let unknown = matches!(peer.peer, Peer::Anonymous);
         let judged = match self.caller(peer).await {
             Ok(caller) => self.judge(&caller, &method).map(|rule| (caller, rule)),
             Err(fault) => Err(fault),
@@ -221,17 +238,12 @@ impl Inner {
         let (caller, rule) = match judged {
             Ok(passed) => passed,
             Err(fault) => {
-                tracing::info!(who = entry.who, from = entry.from, what = entry.what, %fault, "refused a call");
-                let audited = matches!(fault.code, Code::PermissionDenied | Code::Unauthenticated);
-                if audited && self.refused_rows.take() {
-                    self.note_refused(&entry, &outcome(&fault)).await;
-                }
+                self.refused(&entry, unknown, &fault).await;
                 return Err((*fault).into());
             }
         };
-        let stranger = caller.role == Role::Anonymous;
         request.extensions_mut().insert(caller);
-        if rule.mutates && stranger {
+        if rule.mutates && unknown {
             return self.pass_stranger(service, request, entry).await;
         }
         if !rule.mutates {
@@ -250,23 +262,46 @@ impl Inner {
             .map_err(|_| Status::internal("the call was cut off"))
     }
 
-    /// Lets a caller without a certificate through. What does not succeed is audited at a bounded rate: anyone could
-    /// fill the disk and push the rows that matter out of sight.
+    /// Logs and audits a call that was refused, each as far as the limits allow.
+    async fn refused(&self, entry: &AuditEntry, unknown: bool, fault: &Fault) {
+        let audited = matches!(fault.code, Code::PermissionDenied | Code::Unauthenticated);
+        let (line, row) = if unknown {
+            let row = audited && self.refused_strangers.take();
+            (self.lines_of_strangers.take(), row)
+        } else {
+            let line = self.refused_members.take();
+            (line, audited && line.is_some())
+        };
+        if let Some(left_out) = line {
+            let AuditEntry { who, from, what } = entry;
+            tracing::info!(who, from, what, left_out, %fault, "refused a call");
+        }
+        if row {
+            self.note_refused(entry, &outcome(fault)).await;
+        }
+    }
+
+    /// Lets a caller without a certificate through. The row about a change is written with the change itself; what does
+    /// not succeed is audited at a bounded rate: anyone could fill the disk and push the rows that matter out of sight.
     async fn pass_stranger<S>(
         self: Arc<Self>,
         mut service: S,
-        request: Request<Body>,
+        mut request: Request<Body>,
         entry: AuditEntry,
     ) -> Result<Response<Body>, Status>
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Send + 'static,
         S::Future: Send,
     {
+        request.extensions_mut().insert(entry.clone());
         let finished = tokio::spawn(async move {
             let Ok(mut response) = service.call(request).await;
+            if response.extensions_mut().remove::<Audited>().is_some() {
+                return response;
+            }
             let status = Status::from_header_map(response.headers());
             let failed = status.is_some_and(|status| status.code() != Code::Ok);
-            if !failed || self.refused_rows.take() {
+            if !failed || self.refused_strangers.take() {
                 match self.store.begin_audit(&entry).await {
                     Ok(row) => self.end(row, &mut response).await,
                     Err(error) => {
@@ -406,7 +441,20 @@ where
         // The clone that was polled to readiness does the call.
         let spare = self.service.clone();
         let service = std::mem::replace(&mut self.service, spare);
+        let closed = request
+            .extensions()
+            .get::<PeerInfo>()
+            .map(|peer| peer.closed().clone());
         let passing = self.inner.clone().pass(service, request);
-        Box::pin(async move { Ok(passing.await.unwrap_or_else(Status::into_http)) })
+        Box::pin(async move {
+            let response = passing.await.unwrap_or_else(Status::into_http);
+            Ok(match closed {
+                Some(closed) => response.map(|body| ending_with(body, &closed)),
+                None => response,
+            })
+        })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn no_rpc_lacks_a_row_and_no_row_an_rpc() {
         let wrong = completeness(
-            TABLE,
+            TABLE.iter().map(|rule| rule.method),
             &[
                 pb::DESCRIPTORS,
                 tonic_health::pb::FILE_DESCRIPTOR_SET,

@@ -1,3 +1,5 @@
+//! What is told of a cluster, by its API and by its agents.
+
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 

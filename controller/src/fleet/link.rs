@@ -14,6 +14,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::dial::{Failed, Reached, dial, rescue};
+use super::refusals::Refusals;
 use super::renewal::renew;
 use super::state::{LinkState, Phase};
 use super::{Context, FleetError, Signals};
@@ -51,6 +52,8 @@ pub(super) struct Task {
     backoff: Duration,
     /// True when the agent has just been given a certificate, and should show that one next.
     renewed: bool,
+    /// Whom the agent refused.
+    refusals: Refusals,
 }
 
 impl Task {
@@ -68,6 +71,7 @@ impl Task {
             signals,
             backoff,
             renewed: false,
+            refusals: Refusals::default(),
         }
     }
 
@@ -176,6 +180,9 @@ impl Task {
             Ok(opened) => opened,
             Err(reason) => return Ok(self.lost(&address, &reason, true)),
         };
+        self.refusals
+            .take(&self.context.store, &self.host, &first)
+            .await;
         let facts = dialled.presented.facts;
         self.context
             .store
@@ -202,6 +209,7 @@ impl Task {
             tokio::select! {
                 message = timeout(SILENCE, stream.message()) => match message {
                     Ok(Ok(Some(status))) => {
+                        self.refusals.take(&self.context.store, &self.host, &status).await;
                         if self.note(status) && !facts_due {
                             facts_due = true;
                             facts_at.as_mut().reset(Instant::now() + FACTS_PAUSE);

@@ -10,7 +10,7 @@ use canasta_transport::roles::Role;
 use jiff::{Timestamp, Unit};
 
 use super::{Directory, IssueError, Issuer, Tokens};
-use crate::store::{CertificateRow, Error, Holder, Join, Store, TokenEnd, TokenRow};
+use crate::store::{AuditEntry, CertificateRow, Error, Holder, Join, Store, TokenEnd, TokenRow};
 
 /// Why no certificate was given. Never holds the token.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +73,8 @@ pub struct HostRequest<'a> {
     pub expected: Option<HostName>,
     /// What it tells of itself.
     pub join: Join,
+    /// The call, for the audit trail.
+    pub entry: AuditEntry,
 }
 
 impl std::fmt::Debug for HostRequest<'_> {
@@ -91,6 +93,8 @@ pub struct IssuedLeaf<N> {
     pub name: N,
     /// The certificate as it is recorded.
     pub certificate: CertificateRow,
+    /// A row of the audit trail was written with it.
+    pub audited: bool,
 }
 
 /// Turns tokens into certificates. Cheap to clone.
@@ -137,18 +141,20 @@ impl Enrolment {
             return Ok(IssuedLeaf {
                 name: host,
                 certificate,
+                audited: false,
             });
         }
         let holder = self.issuer.fleet().agent(host.clone());
         let row = self.issuer.issue(&key, holder).map_err(EnrolError::Issue)?;
         let recorded = self
             .store
-            .record_join(&token.hash, &row, &request.join)
+            .record_join(&token.hash, &row, &request.join, &request.entry)
             .await;
         recorded_or_used(recorded, token.name)?;
         Ok(IssuedLeaf {
             name: host,
             certificate: row,
+            audited: true,
         })
     }
 
@@ -160,16 +166,18 @@ impl Enrolment {
         &self,
         secret: &str,
         csr: &[u8],
+        entry: &AuditEntry,
     ) -> Result<(IssuedLeaf<UserName>, Role), EnrolError> {
         let key = PublicKey::from_csr(csr).map_err(EnrolError::Request)?;
         let token = self.live(Purpose::User, secret).await?;
         let name: UserName = named(&token.name)?;
-        let certificate = if token.used_key.is_some() {
+        let again = token.used_key.is_some();
+        let certificate = if again {
             self.again(&token, &key, Holder::User(&token.name)).await?
         } else {
             let holder = self.issuer.fleet().user(name.clone());
             let row = self.issuer.issue(&key, holder).map_err(EnrolError::Issue)?;
-            let recorded = self.store.record_redemption(&token.hash, &row).await;
+            let recorded = self.store.record_redemption(&token.hash, &row, entry).await;
             recorded_or_used(recorded, token.name.clone())?;
             row
         };
@@ -179,7 +187,12 @@ impl Enrolment {
             .map_err(EnrolError::Store)?;
         let role = self.directory.role(&name, &certificate.serial);
         let role = role.ok_or(EnrolError::Removed { name: token.name })?;
-        Ok((IssuedLeaf { name, certificate }, role))
+        let leaf = IssuedLeaf {
+            name,
+            certificate,
+            audited: !again,
+        };
+        Ok((leaf, role))
     }
 
     /// Gives a known user a certificate for a new key. Those that the user has stay good until they end.
@@ -206,7 +219,11 @@ impl Enrolment {
             .refresh(&self.store, &name)
             .await
             .map_err(EnrolError::Store)?;
-        Ok(IssuedLeaf { name, certificate })
+        Ok(IssuedLeaf {
+            name,
+            certificate,
+            audited: false,
+        })
     }
 
     /// Finds a token that may be redeemed, or was.

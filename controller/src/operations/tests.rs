@@ -1,3 +1,5 @@
+//! Operations: steps, events, locks, crashes and ends.
+
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;

@@ -1,8 +1,8 @@
-//! Rows of the audit trail. Called by [`crate::api`] alone.
+//! Rows of the audit trail. Called by [`crate::api`], and by [`crate::fleet`] for what agents refuse.
 
 use jiff::Timestamp;
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Executor, Row as _, Sqlite};
 
 use super::{Error, Store, millis, time};
 
@@ -39,7 +39,7 @@ pub struct AuditRow {
 impl Store {
     /// Begins a row before the call is let through, so that nothing is changed without a trace.
     pub async fn begin_audit(&self, entry: &AuditEntry) -> Result<i64, Error> {
-        self.insert_audit(entry, "", "").await
+        insert(self.pool(), entry, "", "").await
     }
 
     /// Adds a row about something that was refused.
@@ -49,17 +49,23 @@ impl Store {
         subject: &str,
         outcome: &str,
     ) -> Result<(), Error> {
-        self.insert_audit(entry, subject, outcome).await.map(|_| ())
+        insert(self.pool(), entry, subject, outcome)
+            .await
+            .map(|_| ())
     }
 
-    async fn insert_audit(
+    /// Adds a row that may have been added before, once. The last thousand rows are looked through.
+    pub async fn audit_once(
         &self,
         entry: &AuditEntry,
         subject: &str,
         outcome: &str,
-    ) -> Result<i64, Error> {
-        let done = sqlx::query(
-            "INSERT INTO audit (at, who, source, what, subject, outcome) VALUES (?, ?, ?, ?, ?, ?)",
+    ) -> Result<(), Error> {
+        sqlx::query(
+            "INSERT INTO audit (at, who, source, what, subject, outcome)
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (
+                 SELECT 1 FROM audit WHERE id > (SELECT max(id) FROM audit) - 1000
+                 AND who = ?2 AND source = ?3 AND what = ?4 AND subject = ?5 AND outcome = ?6)",
         )
         .bind(millis(Timestamp::now()))
         .bind(&entry.who)
@@ -69,7 +75,7 @@ impl Store {
         .bind(outcome)
         .execute(self.pool())
         .await?;
-        Ok(done.last_insert_rowid())
+        Ok(())
     }
 
     /// Ends a row with what came of the call.
@@ -105,6 +111,27 @@ impl Store {
         .map(read)
         .collect()
     }
+}
+
+/// Adds a row; within a transaction, together with the change that it is about.
+pub(super) async fn insert<'e>(
+    executor: impl Executor<'e, Database = Sqlite>,
+    entry: &AuditEntry,
+    subject: &str,
+    outcome: &str,
+) -> Result<i64, Error> {
+    let done = sqlx::query(
+        "INSERT INTO audit (at, who, source, what, subject, outcome) VALUES (?, ?, ?, ?, ?, ?)",
+    )
+    .bind(millis(Timestamp::now()))
+    .bind(&entry.who)
+    .bind(&entry.from)
+    .bind(&entry.what)
+    .bind(subject)
+    .bind(outcome)
+    .execute(executor)
+    .await?;
+    Ok(done.last_insert_rowid())
 }
 
 fn read(row: &SqliteRow) -> Result<AuditRow, Error> {

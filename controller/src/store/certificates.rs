@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, Sqlite, Transaction};
 
 use super::hosts::Join;
-use super::{Error, Store, millis, time};
+use super::{AuditEntry, Error, Store, audit, millis, time};
 
 /// Whom a certificate names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,12 +107,14 @@ async fn use_token(
 
 impl Store {
     /// Records that a host joined: its token is used, its earlier certificates are revoked, this one is its own. False when
-    /// the token was used or the host removed by someone else in between; then nothing is recorded.
+    /// the token was used or the host removed by someone else in between; then nothing is recorded. The row of the audit
+    /// trail is part of it: nobody joins without one.
     pub async fn record_join(
         &self,
         token: &[u8; 32],
         row: &CertificateRow,
         join: &Join,
+        entry: &AuditEntry,
     ) -> Result<bool, Error> {
         let mut transaction = self.begin().await?;
         if !use_token(&mut transaction, token, &row.spki_sha256).await? {
@@ -135,21 +137,27 @@ impl Store {
         }
         revoke(&mut transaction, "agent", &row.name, row.issued_at).await?;
         insert(&mut transaction, Holder::Agent(&row.name), row).await?;
+        let subject = format!("host {}", row.name);
+        audit::insert(&mut *transaction, entry, &subject, "ok").await?;
         transaction.commit().await?;
         Ok(true)
     }
 
-    /// Records that a user redeemed a token. False when the token was used by someone else in between.
+    /// Records that a user redeemed a token, together with the row of the audit trail. False when the token was used by
+    /// someone else in between.
     pub async fn record_redemption(
         &self,
         token: &[u8; 32],
         row: &CertificateRow,
+        entry: &AuditEntry,
     ) -> Result<bool, Error> {
         let mut transaction = self.begin().await?;
         if !use_token(&mut transaction, token, &row.spki_sha256).await? {
             return Ok(false);
         }
         insert(&mut transaction, Holder::User(&row.name), row).await?;
+        let subject = format!("user {}", row.name);
+        audit::insert(&mut *transaction, entry, &subject, "ok").await?;
         transaction.commit().await?;
         Ok(true)
     }
@@ -270,4 +278,64 @@ fn read(row: &SqliteRow) -> Result<CertificateRow, Error> {
         pending: row.try_get("pending")?,
         used: row.try_get::<Option<i64>, _>("used_at")?.is_some(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use canasta_proto::token::Purpose;
+
+    use super::*;
+    use crate::store::StateDir;
+
+    #[tokio::test]
+    async fn nobody_joins_without_a_row_in_the_audit_trail() {
+        let directory = tempfile::tempdir().expect("directory");
+        let state = StateDir::take(directory.path()).expect("state");
+        let store = Store::open(&state, "fleet").await.expect("database");
+        let (name, now) = ("cp1".parse().expect("name"), Timestamp::now());
+        store.add_host(&name, "", now).await.expect("host");
+        let hour = jiff::SignedDuration::from_hours(1);
+        let token = store.add_token(Purpose::Join, "cp1", [1; 32], now + hour);
+        token.await.expect("token");
+        let row = CertificateRow {
+            serial: "01".to_owned(),
+            name: "cp1".to_owned(),
+            spki_sha256: [2; 32],
+            der: vec![3],
+            issued_at: now,
+            not_after: now + hour,
+            pending: false,
+            used: false,
+        };
+        let join = Join {
+            advertise: String::new(),
+            source: "192.0.2.1:7443".to_owned(),
+            hostname: "node-1".to_owned(),
+            agent_version: "0.1.0".to_owned(),
+        };
+        let entry = AuditEntry {
+            who: "unknown".to_owned(),
+            from: "192.0.2.1:4711".to_owned(),
+            what: "EnrolmentService/EnrolHost".to_owned(),
+        };
+        let execute = |query: &'static str| sqlx::query(query).execute(store.pool());
+        execute(
+            "CREATE TRIGGER no_room BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'full'); END",
+        )
+        .await
+        .expect("trigger");
+        let recorded = store.record_join(&[1; 32], &row, &join, &entry).await;
+        recorded.expect_err("no row, no join");
+        let host = store.host(&name).await.expect("query").expect("host");
+        assert_eq!(host.joined_at, None);
+        execute("DROP TRIGGER no_room").await.expect("dropped");
+        let recorded = store.record_join(&[1; 32], &row, &join, &entry).await;
+        assert!(recorded.expect("recorded"), "the token is still good");
+        let rows = store.audit(10).await.expect("rows");
+        assert_eq!(rows.len(), 1);
+        assert_eq!(
+            (rows[0].subject.as_str(), rows[0].outcome.as_str()),
+            ("host cp1", "ok")
+        );
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use canasta_proto::pb;
 use canasta_proto::pb::agent_service_server::{AgentService, AgentServiceServer};
@@ -29,6 +30,17 @@ pub(crate) struct Agent {
     listener: Option<std::net::TcpListener>,
     pub(crate) material: Option<Reloadable>,
     server: Option<AbortOnDropHandle<()>>,
+    /// How renewals go.
+    pub(crate) installs: Arc<Mutex<Installs>>,
+}
+
+/// How renewals go.
+#[derive(Debug, Default)]
+pub(crate) struct Installs {
+    /// So many of the next ones fail.
+    pub(crate) failing: usize,
+    /// When each was tried.
+    pub(crate) tried: Vec<Instant>,
 }
 
 impl Agent {
@@ -40,6 +52,7 @@ impl Agent {
             listener: Some(listener),
             material: None,
             server: None,
+            installs: Arc::default(),
         }
     }
 
@@ -113,6 +126,7 @@ impl Agent {
         let api = Api {
             material,
             next: Arc::default(),
+            installs: self.installs.clone(),
         };
         self.server = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             let incoming = listen::tcp(
@@ -152,6 +166,7 @@ impl Drop for CloseOnDrop {
 struct Api {
     material: Reloadable,
     next: Arc<Mutex<Option<PrivateKey>>>,
+    installs: Arc<Mutex<Installs>>,
 }
 
 #[tonic::async_trait]
@@ -197,6 +212,14 @@ impl AgentService for Api {
         request: Request<pb::InstallCertificateRequest>,
     ) -> Result<Response<pb::InstallCertificateResponse>, Status> {
         let request = request.into_inner();
+        {
+            let mut installs = self.installs.lock().expect("lock");
+            installs.tried.push(Instant::now());
+            if installs.failing > 0 {
+                installs.failing -= 1;
+                return Err(Status::resource_exhausted("the disk is full"));
+            }
+        }
         let key = self
             .next
             .lock()

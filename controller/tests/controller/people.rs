@@ -151,6 +151,35 @@ async fn a_removed_user_is_out_at_once() {
 }
 
 #[tokio::test]
+async fn all_open_streams_of_a_removed_user_are_cut_each_time() {
+    let lab = Lab::start().await;
+    // Fewer users than one address may redeem at once.
+    for number in 0..8 {
+        let name = format!("anna{number}");
+        let user = lab.user(&name, pb::Role::Viewer).await;
+        let mut watches = Vec::new();
+        for _ in 0..4 {
+            let mut watch = HealthClient::new(lab.dial(&user).await.expect("dialled"))
+                .watch(HealthCheckRequest::default())
+                .await
+                .expect("watch")
+                .into_inner();
+            watch.message().await.expect("open").expect("status");
+            watches.push(watch);
+        }
+        let request = pb::RemoveUserRequest { name };
+        let removed = lab.users().await.remove_user(request).await;
+        removed.expect("removed");
+        for mut watch in watches {
+            tokio::time::timeout(PATIENCE, watch.message())
+                .await
+                .unwrap_or_else(|_| panic!("round {number}: a stream goes on"))
+                .expect_err("the stream is cut");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_role_that_is_changed_counts_at_once() {
     let lab = Lab::start().await;
     let bob = lab.user("bob", pb::Role::Admin).await;

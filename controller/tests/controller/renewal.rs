@@ -92,3 +92,30 @@ async fn an_expired_certificate_with_another_key_needs_a_new_join() {
     let reason = lab.host("cp1").await.state_reason;
     assert!(reason.contains("expired"), "{reason}");
 }
+
+#[tokio::test]
+async fn a_renewal_that_fails_is_tried_again_after_a_pause_while_the_host_stays_connected() {
+    let leaf = Duration::from_secs(4);
+    let lab = Lab::start_with(|config| config.timings.leaf = leaf).await;
+    let token = lab.add_host("cp1").await;
+    let mut agent = Agent::new();
+    agent.installs.lock().expect("lock").failing = 1;
+    assert!(agent.join(&lab, &token).await.reached);
+    let first = agent.serial();
+    let since = lab.host("cp1").await.state_since;
+    until("a renewal has failed", || async {
+        !agent.installs.lock().expect("lock").tried.is_empty()
+    })
+    .await;
+    let host = lab.host("cp1").await;
+    assert_eq!(host.state(), pb::HostState::Connected);
+    assert_eq!(host.state_since, since, "the connection is the same");
+    until("the agent has another certificate", || async {
+        agent.serial() != first
+    })
+    .await;
+    let tried = agent.installs.lock().expect("lock").tried.clone();
+    // Twenty tries fit into the life of a certificate.
+    let pause = tried[1] - tried[0];
+    assert!(pause >= leaf / 20, "{pause:?}");
+}

@@ -54,41 +54,64 @@ pub fn without_comment(descriptors: &FileDescriptorSet) -> Vec<String> {
             .filter(|location| !location.leading_comments().trim().is_empty())
             .map(|location| location.path.as_slice())
             .collect();
-        let mut check = |path: &[i32], name: String| {
+        let mut check = |path: &[i32], name: &str| {
             if !commented.contains(&path) {
                 missing.push(format!("{}: {name}", file.name()));
             }
         };
         // The numbers are the field numbers of descriptor.proto: 4 message, 5 enum, 6 service, 2 field or value or rpc.
         for (i, message) in (0..).zip(&file.message_type) {
-            check(&[4, i], message.name().to_owned());
-            for (j, field) in (0..).zip(&message.field) {
-                check(
-                    &[4, i, 2, j],
-                    format!("{}.{}", message.name(), field.name()),
-                );
-            }
+            message_comments(&[4, i], message.name(), message, &mut check);
         }
         for (i, enumeration) in (0..).zip(&file.enum_type) {
-            check(&[5, i], enumeration.name().to_owned());
-            for (j, value) in (0..).zip(&enumeration.value) {
-                check(
-                    &[5, i, 2, j],
-                    format!("{}.{}", enumeration.name(), value.name()),
-                );
-            }
+            enum_comments(&[5, i], enumeration.name(), enumeration, &mut check);
         }
         for (i, service) in (0..).zip(&file.service) {
-            check(&[6, i], service.name().to_owned());
+            check(&[6, i], service.name());
             for (j, method) in (0..).zip(&service.method) {
-                check(
-                    &[6, i, 2, j],
-                    format!("{}.{}", service.name(), method.name()),
-                );
+                let name = format!("{}.{}", service.name(), method.name());
+                check(&[6, i, 2, j], &name);
             }
         }
     }
     missing
+}
+
+/// Checks a message, its fields, and what is declared inside it (3 message, 4 enum). Entries of maps are the compiler's.
+fn message_comments(
+    path: &[i32],
+    name: &str,
+    message: &DescriptorProto,
+    check: &mut impl FnMut(&[i32], &str),
+) {
+    check(path, name);
+    let inner = |kind: i32, index: i32| [path, &[kind, index]].concat();
+    for (i, field) in (0..).zip(&message.field) {
+        check(&inner(2, i), &format!("{name}.{}", field.name()));
+    }
+    for (i, nested) in (0..).zip(&message.nested_type) {
+        if !nested.options.as_ref().is_some_and(|it| it.map_entry()) {
+            let name = format!("{name}.{}", nested.name());
+            message_comments(&inner(3, i), &name, nested, check);
+        }
+    }
+    for (i, enumeration) in (0..).zip(&message.enum_type) {
+        let name = format!("{name}.{}", enumeration.name());
+        enum_comments(&inner(4, i), &name, enumeration, check);
+    }
+}
+
+fn enum_comments(
+    path: &[i32],
+    name: &str,
+    enumeration: &EnumDescriptorProto,
+    check: &mut impl FnMut(&[i32], &str),
+) {
+    check(path, name);
+    for (i, value) in (0..).zip(&enumeration.value) {
+        let path = [path, &[2, i]].concat();
+        check(&path, &format!("{name}.{}", value.name()));
+    }
 }
 
 #[derive(Default)]
@@ -139,6 +162,20 @@ fn message_changes(
     new: &DescriptorProto,
     changes: &mut Vec<String>,
 ) {
+    let reserved = old
+        .reserved_range
+        .iter()
+        .map(|range| (range.start(), range.end() - 1));
+    let still = new
+        .reserved_range
+        .iter()
+        .map(|range| (range.start(), range.end() - 1));
+    reserved_changes(name, reserved, still.collect(), changes);
+    for kept in &old.reserved_name {
+        if !new.reserved_name.contains(kept) {
+            changes.push(format!("{name}: the name {kept} is not reserved any more"));
+        }
+    }
     for field in &old.field {
         let number = field.number();
         match new
@@ -152,6 +189,28 @@ fn message_changes(
                 field.name()
             )),
             Some(now) => field_changes(name, old, field, new, now, changes),
+        }
+    }
+}
+
+/// What was reserved stays so: an older peer may still send it. Ranges are given with both ends.
+fn reserved_changes(
+    name: &str,
+    old: impl Iterator<Item = (i32, i32)>,
+    mut new: Vec<(i32, i32)>,
+    changes: &mut Vec<String>,
+) {
+    new.sort_unstable();
+    for (first, last) in old {
+        // The first number of the range that no new range covers.
+        let mut open = i64::from(first);
+        for (start, end) in &new {
+            if i64::from(*start) <= open {
+                open = open.max(i64::from(*end) + 1);
+            }
+        }
+        if open <= i64::from(last) {
+            changes.push(format!("{name}: number {open} is not reserved any more"));
         }
     }
 }
@@ -205,6 +264,15 @@ fn enum_changes(
     new: &EnumDescriptorProto,
     changes: &mut Vec<String>,
 ) {
+    let reserved = old
+        .reserved_range
+        .iter()
+        .map(|range| (range.start(), range.end()));
+    let still = new
+        .reserved_range
+        .iter()
+        .map(|range| (range.start(), range.end()));
+    reserved_changes(name, reserved, still.collect(), changes);
     for value in &old.value {
         match new
             .value

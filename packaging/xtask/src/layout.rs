@@ -1,4 +1,5 @@
-//! Checks the directions between the crates and the few places that may touch processes and D-Bus.
+//! Checks the directions between the crates and inside the daemons, the few places that may touch processes and D-Bus, and
+//! the form of files.
 //!
 //! Called by `xtask layout` (part of `./dev lint`). The rules stand in the tables below; a new crate or a new place needs
 //! a row, and a reason in the commit that adds it.
@@ -55,11 +56,21 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Text that may stand only below these directories.
-const PLACES: &[(&str, &[&str], &str)] = &[
-    (
-        "process::Command",
-        &[
+/// Text that may stand only in some places.
+struct Place {
+    text: &'static str,
+    /// Looked for in files whose names begin so; empty for all.
+    within: &'static str,
+    /// Where it may stand: files whose names begin so.
+    only: &'static [&'static str],
+    reason: &'static str,
+}
+
+const PLACES: &[Place] = &[
+    Place {
+        text: "process::Command",
+        within: "",
+        only: &[
             "agent/host/",
             "tests/",
             "packaging/xtask/",
@@ -68,14 +79,97 @@ const PLACES: &[(&str, &[&str], &str)] = &[
             "cli/tests/",
             "proto/transport/tests/",
         ],
-        "processes are started in canasta-host, tests and xtask",
-    ),
-    (
-        "zbus::",
-        &["agent/host/", "packaging/xtask/"],
-        "D-Bus is spoken in canasta-host",
-    ),
+        reason: "processes are started in canasta-host, tests and xtask",
+    },
+    Place {
+        text: "zbus::",
+        within: "",
+        only: &["agent/host/", "packaging/xtask/"],
+        reason: "D-Bus is spoken in canasta-host",
+    },
+    Place {
+        text: "crate::api",
+        within: "agent/src/",
+        only: &["agent/src/api", "agent/src/agent"],
+        reason: "the api calls the rest of the agent, never the other way; only the wiring knows it",
+    },
+    Place {
+        text: "crate::api",
+        within: "controller/src/",
+        only: &["controller/src/api", "controller/src/controller"],
+        reason: "the api calls the rest of the controller, never the other way; only the wiring knows it",
+    },
+    Place {
+        text: "crate::workflows",
+        within: "controller/src/",
+        only: &[
+            "controller/src/api",
+            "controller/src/controller",
+            "controller/src/workflows",
+        ],
+        reason: "workflows stand on operations, fleet, clusters, artefacts and store, never the other way",
+    },
+    Place {
+        text: "tonic::",
+        within: "agent/src/",
+        only: &[
+            "agent/src/api",
+            // The wiring, and the dialling of the controller for a join.
+            "agent/src/agent/serving.rs",
+            "agent/src/join/",
+        ],
+        reason: "tonic types stay in the api and where a peer is dialled",
+    },
+    Place {
+        text: "tonic::",
+        within: "controller/src/",
+        only: &[
+            "controller/src/api",
+            // The wiring, and the places that talk with agents.
+            "controller/src/controller.rs",
+            "controller/src/fleet",
+            "controller/src/operations/agent",
+            "controller/src/clusters/api.rs",
+            "controller/src/clusters/tunnel.rs",
+            "controller/src/artefacts/push.rs",
+            "controller/src/artefacts/error.rs",
+            "controller/src/artefacts/tests.rs",
+            "controller/src/workflows/gather.rs",
+        ],
+        reason: "tonic types stay in the api and where an agent is asked",
+    },
+    Place {
+        text: "\"/etc/canasta",
+        within: "",
+        only: PATHS,
+        reason: PATHS_REASON,
+    },
+    Place {
+        text: "\"/var/lib/canasta",
+        within: "",
+        only: PATHS,
+        reason: PATHS_REASON,
+    },
+    Place {
+        text: "\"/run/canasta",
+        within: "",
+        only: PATHS,
+        reason: PATHS_REASON,
+    },
 ];
+
+const PATHS: &[&str] = &[
+    "agent/src/paths.rs",
+    "agent/src/k3s/paths.rs",
+    "controller/src/paths.rs",
+    "cli/src/paths.rs",
+    "packaging/xtask/",
+    "tests/",
+    "agent/tests/",
+    "controller/tests/",
+    "cli/tests/",
+];
+const PATHS_REASON: &str = "absolute default paths stand in the module `paths`";
 
 /// The most lines of a file.
 const MAX_LINES: usize = 600;
@@ -88,7 +182,8 @@ const VAGUE: &[&str] = &["common", "util", "utils", "helpers", "manager"];
 /// # Errors
 /// When a manifest or a source file cannot be read.
 pub fn problems(workspace: &Path) -> io::Result<Vec<String>> {
-    let mut problems = Vec::new();
+    let root = std::fs::read_to_string(workspace.join("Cargo.toml"))?;
+    let mut problems = member_problems(&root);
     for (dir, allowed) in DIRECTIONS {
         let manifest = std::fs::read_to_string(workspace.join(dir).join("Cargo.toml"))?;
         problems.extend(manifest_problems(dir, allowed, &manifest));
@@ -113,6 +208,24 @@ pub fn problems(workspace: &Path) -> io::Result<Vec<String>> {
     Ok(problems)
 }
 
+/// Members of the workspace without a row in [`DIRECTIONS`].
+fn member_problems(manifest: &str) -> Vec<String> {
+    let Ok(manifest) = manifest.parse::<toml::Table>() else {
+        return vec!["Cargo.toml is not TOML".to_owned()];
+    };
+    let members = manifest
+        .get("workspace")
+        .and_then(|workspace| workspace.get("members"))
+        .and_then(toml::Value::as_array);
+    members
+        .into_iter()
+        .flatten()
+        .filter_map(toml::Value::as_str)
+        .filter(|member| DIRECTIONS.iter().all(|(dir, _)| dir != member))
+        .map(|member| format!("{member} has no row in the table of directions"))
+        .collect()
+}
+
 fn manifest_problems(dir: &str, allowed: &[&str], manifest: &str) -> Vec<String> {
     let Ok(manifest) = manifest.parse::<toml::Table>() else {
         return vec![format!("{dir}/Cargo.toml is not TOML")];
@@ -127,8 +240,11 @@ fn manifest_problems(dir: &str, allowed: &[&str], manifest: &str) -> Vec<String>
             "{dir}/Cargo.toml: the lints of the workspace are not taken over"
         ));
     }
-    let dependencies = manifest.get("dependencies").and_then(toml::Value::as_table);
-    for name in dependencies.into_iter().flat_map(toml::Table::keys) {
+    let kinds = ["dependencies", "dev-dependencies", "build-dependencies"];
+    let tables = kinds
+        .iter()
+        .filter_map(|kind| manifest.get(*kind)?.as_table());
+    for name in tables.flat_map(toml::Table::keys) {
         if name.starts_with("canasta-") && !allowed.contains(&name.as_str()) {
             problems.push(format!("{dir} must not depend on {name}"));
         }
@@ -144,10 +260,31 @@ fn source_problems(name: &str, text: &str) -> Vec<String> {
             "{name} has {lines} lines, more than {MAX_LINES}: split it along what changes together"
         ));
     }
-    for (needle, places, reason) in PLACES {
-        if text.contains(needle) && !places.iter().any(|place| name.starts_with(place)) {
+    for Place {
+        text: needle,
+        within,
+        only,
+        reason,
+    } in PLACES
+    {
+        let looked_at = name.starts_with(within)
+            && !only.iter().any(|place| name.starts_with(place))
+            // Unit tests may name any path.
+            && !(only == &PATHS && name.ends_with("/tests.rs"));
+        let holds = |line: &str| line.contains(needle) && !line.trim_start().starts_with("//");
+        if looked_at && text.lines().any(holds) {
             problems.push(format!("{name} holds `{needle}`: {reason}"));
         }
+    }
+    if !text.starts_with("//!") && !text.starts_with("#!") {
+        problems.push(format!(
+            "{name}: the first line says what the module is for (`//!`)"
+        ));
+    }
+    if name.ends_with("/mod.rs") {
+        problems.push(format!(
+            "{name}: a module is NAME.rs, and what is in it NAME/"
+        ));
     }
     let stem = Path::new(name)
         .file_stem()
@@ -175,7 +312,7 @@ fn collect(dir: &Path, sources: &mut Vec<PathBuf>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{manifest_problems, source_problems};
+    use super::{manifest_problems, member_problems, source_problems};
 
     #[test]
     fn a_wrong_direction_is_found() {
@@ -189,12 +326,48 @@ mod tests {
     }
 
     #[test]
-    fn a_process_in_the_wrong_place_and_a_long_file_are_found() {
+    fn the_other_tables_of_a_manifest_count_too_and_so_do_new_members() {
+        let lints = "[lints]\nworkspace = true\n";
+        for kind in ["dev-dependencies", "build-dependencies"] {
+            let manifest = format!("{lints}[{kind}]\ncanasta-agent.workspace = true\n");
+            assert_eq!(
+                manifest_problems("cli", &["canasta-proto"], &manifest).len(),
+                1
+            );
+        }
+        assert_eq!(
+            member_problems("[workspace]\nmembers = [\"agent\", \"web\"]\n"),
+            ["web has no row in the table of directions"]
+        );
+    }
+
+    #[test]
+    fn what_stands_in_the_wrong_place_is_found() {
+        let found = |name: &str, line: &str| source_problems(name, &format!("//! x\n{line}\n"));
         // Put together here, so that this file does not hold the text itself.
         let line = ["use std::process::", "Command;"].concat();
-        assert_eq!(source_problems("cli/src/a.rs", &line).len(), 1);
-        assert_eq!(source_problems("agent/host/src/a.rs", &line).len(), 0);
-        assert_eq!(source_problems("cli/src/a.rs", &"\n".repeat(601)).len(), 1);
-        assert_eq!(source_problems("cli/src/util.rs", "").len(), 1);
+        assert_eq!(found("cli/src/a.rs", &line).len(), 1);
+        assert_eq!(found("agent/host/src/a.rs", &line).len(), 0);
+        for (name, line) in [
+            ("controller/src/store.rs", "use crate::api::wire;"),
+            ("controller/src/fleet.rs", "use crate::workflows::Context;"),
+            ("agent/src/tasks.rs", "use tonic::Status;"),
+            ("cli/src/connect.rs", "const A: &str = \"/run/canasta/x\";"),
+            ("agent/src/k3s/mod.rs", ""),
+        ] {
+            assert_eq!(found(name, line).len(), 1, "{name}: {line}");
+        }
+        for (name, line) in [
+            ("controller/src/controller.rs", "use crate::api::wire;"),
+            ("controller/src/store.rs", "/// See [`crate::api`]."),
+            ("agent/src/join/enrol.rs", "use tonic::Status;"),
+            ("cli/src/paths.rs", "const A: &str = \"/run/canasta/x\";"),
+        ] {
+            assert_eq!(found(name, line), Vec::<String>::new(), "{name}: {line}");
+        }
+        let long = format!("//! x{}", "\n".repeat(601));
+        assert_eq!(source_problems("cli/src/a.rs", &long).len(), 1);
+        assert_eq!(source_problems("cli/src/util.rs", "//! x\n").len(), 1);
+        assert_eq!(source_problems("cli/src/a.rs", "use a;\n").len(), 1);
     }
 }

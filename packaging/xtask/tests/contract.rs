@@ -55,8 +55,8 @@ fn compiled(body: &str) -> FileDescriptorSet {
 
 #[test]
 fn what_breaks_an_older_peer_is_found() {
-    const OLD: &str = "message M { string a = 1; uint32 b = 2; oneof o { bool c = 3; } }
-        enum E { E_UNSPECIFIED = 0; E_ONE = 1; }
+    const OLD: &str = "message M { reserved 7 to 9, 12; reserved \"old\"; string a = 1; uint32 b = 2; oneof o { bool c = 3; } }
+        enum E { reserved 5; E_UNSPECIFIED = 0; E_ONE = 1; }
         service S { rpc R(M) returns (M); }";
     let cases = [
         ("uint32 b = 2; ", "", "field b = 2 is gone"),
@@ -68,6 +68,10 @@ fn what_breaks_an_older_peer_is_found() {
         ),
         ("string a = 1;", "string z = 1;", "now called z"),
         ("oneof o { bool c = 3; }", "bool c = 3;", "oneof"),
+        ("7 to 9, 12", "7 to 8, 12", "number 9 is not reserved"),
+        ("7 to 9, 12", "7 to 9", "number 12 is not reserved"),
+        ("reserved \"old\";", "", "the name old is not reserved"),
+        ("reserved 5;", "", "number 5 is not reserved"),
         ("E_ONE = 1;", "E_TWO = 1;", "now called E_TWO"),
         (" E_ONE = 1;", "", "value E_ONE is gone"),
         ("rpc R(M) returns (M);", "", "rpc R is gone"),
@@ -89,4 +93,31 @@ fn additions_and_reserved_removals_are_compatible() {
     let old = compiled("message M { string a = 1; uint32 b = 2; }");
     let new = compiled("message M { reserved 2; string a = 1; string d = 4; } message N {}");
     assert_eq!(contract::breaking_changes(&old, &new), Vec::<String>::new());
+}
+
+#[test]
+fn a_reserved_number_may_be_given_to_nothing_and_ranges_may_grow() {
+    let old = compiled("message M { reserved 2, 3; reserved 5 to 7; }");
+    let new = compiled("message M { reserved 2 to 7; }");
+    assert_eq!(contract::breaking_changes(&old, &new), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_declared_inside_a_message_needs_a_comment_too() {
+    let sample = compiled(
+        "// M
+        message M {
+            message Inner { string a = 1; }
+            // Said.
+            enum Kind { KIND_UNSPECIFIED = 0; }
+            // Said.
+            map<string, string> labels = 1;
+        }",
+    );
+    let missing = contract::without_comment(&sample);
+    let names: Vec<_> = missing
+        .iter()
+        .filter_map(|line| line.split(": ").nth(1))
+        .collect();
+    assert_eq!(names, ["M.Inner", "M.Inner.a", "M.Kind.KIND_UNSPECIFIED"]);
 }

@@ -1,3 +1,5 @@
+//! Files that are whole or not there, and what the system refuses.
+
 use super::*;
 use std::error::Error as _;
 use std::os::unix::fs::MetadataExt;

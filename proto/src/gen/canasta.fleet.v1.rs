@@ -388,7 +388,7 @@ pub struct GetFactsResponse {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchStatusRequest {}
 /// A status of the node.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WatchStatusResponse {
     /// When the agent looked, by the node's clock.
     #[prost(message, optional, tag = "1")]
@@ -411,6 +411,31 @@ pub struct WatchStatusResponse {
     /// When the agent's certificate ends.
     #[prost(message, optional, tag = "7")]
     pub certificate_expires_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// How many callers the agent refused in the handshake since its start.
+    #[prost(uint64, tag = "8")]
+    pub refused_connections: u64,
+    /// The last of them that showed a certificate of this fleet, oldest first; noted at a bounded rate.
+    #[prost(message, repeated, tag = "9")]
+    pub refused_peers: ::prost::alloc::vec::Vec<RefusedPeer>,
+}
+/// A member of the fleet that may not call the agent and tried to.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RefusedPeer {
+    /// Counts those of one run of the agent, from 1.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// When, by the node's clock.
+    #[prost(message, optional, tag = "2")]
+    pub at: ::core::option::Option<::prost_types::Timestamp>,
+    /// `user anna`, `agent cp2`.
+    #[prost(string, tag = "3")]
+    pub peer: ::prost::alloc::string::String,
+    /// From where: `ADDRESS:PORT`.
+    #[prost(string, tag = "4")]
+    pub remote: ::prost::alloc::string::String,
+    /// Why.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
 }
 /// A systemd unit as the agent sees it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -259,10 +259,13 @@ fn ahead(now: Timestamp, life: Duration) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use x509_parser::certificate::X509Certificate;
+    use x509_parser::extensions::GeneralName;
+    use x509_parser::prelude::FromDer as _;
 
     use super::{Authority, AuthorityError, IssueRequest, LEAF_LIFETIME};
     use crate::facts::{hex, read};
-    use crate::keys::PrivateKey;
+    use crate::keys::{PrivateKey, PublicKey};
 
     fn authority() -> Authority {
         Authority::create(Timestamp::now()).expect("authority")
@@ -304,6 +307,83 @@ mod tests {
         );
         assert_eq!(facts.serial.len(), 32);
         assert_ne!(facts.serial, read(&second).expect("facts").1.serial);
+    }
+
+    fn parsed(der: &[u8]) -> X509Certificate<'_> {
+        X509Certificate::from_der(der).expect("a certificate").1
+    }
+
+    #[test]
+    fn the_ca_lives_ten_years() {
+        let authority = authority();
+        let ca = parsed(authority.certificate());
+        let life = ca.validity().not_after.timestamp() - ca.validity().not_before.timestamp();
+        let days = life / (24 * 60 * 60);
+        assert!((3650..=3654).contains(&days), "{days} days");
+        assert!(ca.is_ca());
+    }
+
+    #[test]
+    fn each_kind_has_its_use_and_from_a_request_the_key_alone_is_taken() {
+        let authority = authority();
+        let fleet = authority.fleet();
+        let name = "cp1".parse().expect("name");
+        let anna = "anna".parse().expect("name");
+        // A request that asks for the world.
+        let pair = rcgen::KeyPair::generate().expect("key");
+        let mut asked =
+            rcgen::CertificateParams::new(vec!["evil.example.org".to_owned()]).expect("parameters");
+        asked.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        asked.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        asked.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::Any];
+        asked
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, "evil");
+        let request = asked.serialize_request(&pair).expect("request");
+        let public = PublicKey::from_csr(request.der()).expect("a key");
+        for (identity, server, client, dns) in [
+            (
+                fleet.controller(),
+                true,
+                true,
+                vec!["controller.canasta.internal"],
+            ),
+            (
+                fleet.agent(name),
+                true,
+                false,
+                vec!["cp1.agent.canasta.internal"],
+            ),
+            (fleet.user(anna), false, true, vec![]),
+        ] {
+            let request = IssueRequest::usual(&public, identity.clone(), Timestamp::now());
+            let leaf = authority.issue(&request).expect("leaf");
+            let leaf = parsed(&leaf);
+            let usage = leaf.extended_key_usage().expect("one").expect("some");
+            let usage = usage.value;
+            assert_eq!(
+                (usage.server_auth, usage.client_auth, usage.any),
+                (server, client, false),
+                "{identity}"
+            );
+            assert!(!leaf.is_ca(), "{identity}");
+            let signs = leaf.key_usage().expect("one").expect("some").value;
+            assert!(!signs.key_cert_sign(), "{identity}");
+            let names = leaf.subject_alternative_name().expect("one").expect("some");
+            let found: Vec<_> = names
+                .value
+                .general_names
+                .iter()
+                .map(|name| match name {
+                    GeneralName::URI(text) | GeneralName::DNSName(text) => *text,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            let uri = identity.to_string();
+            let expected: Vec<_> = std::iter::once(uri.as_str()).chain(dns).collect();
+            assert_eq!(found, expected);
+            assert!(!leaf.subject().to_string().contains("evil"));
+        }
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! * [`material`] and [`tls`]: what one side presents, exchangeable while it runs, and how it judges the other side;
 //! * [`refusal`]: why a handshake was refused, told apart by the caller;
 //! * [`listen`] and [`dial`]: connections for tonic's server and client;
-//! * [`roles`] and [`status`]: who may call what, and how an error travels.
+//! * [`roles`] and [`status`]: who may call what, and how an error travels;
+//! * [`limit`]: what strangers may cost.
 //!
 //! TLS 1.3 alone is spoken, with ring, and no session is ever resumed: each connection is judged anew.
 
@@ -15,6 +16,7 @@ pub mod authority;
 pub mod dial;
 pub mod facts;
 pub mod keys;
+pub mod limit;
 pub mod listen;
 pub mod material;
 pub mod refusal;

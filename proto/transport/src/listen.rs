@@ -1,5 +1,6 @@
 //! Connections for tonic's server. Accepting and handshakes run in a task of their own, so that a slow or hostile caller
-//! holds up nobody: at most [`Limits::handshakes`] at a time, each at most [`Limits::handshake`] long.
+//! holds up nobody: at most [`Limits::handshakes`] at a time, each at most [`Limits::handshake`] long, and of all these
+//! places one source address holds a quarter at most.
 //!
 //! The agent listens with [`tcp`], the controller with [`tcp`] and [`unix`]. Both hand the [`Incoming`] to
 //! `serve_with_incoming_shutdown`, and handlers find out who calls with [`peer_of`].
@@ -7,6 +8,7 @@
 mod accept;
 mod connection;
 mod registry;
+mod sources;
 
 use std::fmt;
 use std::io;
@@ -18,6 +20,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use accept::prepare;
@@ -32,7 +35,7 @@ use crate::tls::ServerTls;
 /// Bounds of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Handshakes at a time; more wait in the kernel's queue.
+    /// Handshakes at a time; more wait as long as a handshake may take.
     pub handshakes: usize,
     /// The longest that a handshake may take.
     pub handshake: Duration,
@@ -87,12 +90,36 @@ impl fmt::Display for Peer {
 }
 
 /// Who calls, and from where. Stands in the extensions of each request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct PeerInfo {
     /// Who it is.
     pub peer: Peer,
     /// `ADDRESS:PORT`, or `unix socket`.
     pub remote: String,
+    closed: CancellationToken,
+}
+
+impl PeerInfo {
+    /// A caller whose connection nobody closes.
+    pub fn new(peer: Peer, remote: String) -> Self {
+        Self {
+            peer,
+            remote,
+            closed: CancellationToken::new(),
+        }
+    }
+
+    fn closed_by(self, token: &CancellationToken) -> Self {
+        Self {
+            closed: token.clone(),
+            ..self
+        }
+    }
+
+    /// Cancelled when the connection is closed through [`Connections`]: what is still on its way there is dropped.
+    pub fn closed(&self) -> &CancellationToken {
+        &self.closed
+    }
 }
 
 /// Finds out who calls: `peer_of(request.extensions())`. None when the request did not come over a [`Connection`].
@@ -109,6 +136,9 @@ pub enum RefusalReason {
     /// It took longer than [`Limits::handshake`].
     #[error("the handshake took too long")]
     TimedOut,
+    /// Its address holds as many places as one address may, or there are too many callers without a certificate.
+    #[error("too many callers come from this address, or too many without a certificate")]
+    Crowded,
     /// The connection broke, or what came was not TLS.
     #[error("the handshake broke off")]
     Broken(#[source] io::Error),

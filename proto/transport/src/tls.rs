@@ -14,8 +14,8 @@ use rustls::{DigitallySignedStruct, PeerIncompatible, SignatureScheme};
 use rustls_pki_types::CertificateDer;
 
 pub use client::{ClientTls, Handshaken, Presented};
-pub(crate) use server::Refused;
 pub use server::ServerTls;
+pub(crate) use server::{Accepted, Refused};
 
 use crate::facts::CertificateFacts;
 use crate::refusal::HandshakeRefusal;

@@ -20,7 +20,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -161,6 +161,48 @@ pub async fn knock(
         Ok(_first) => Ok(()),
         Err(error) => Err(refusal_of(&error).unwrap_or_else(|| panic!("not a verdict: {error}"))),
     }
+}
+
+/// Greets a server as a client of TLS 1.2 does, and returns all that it answers before it hangs up.
+///
+/// # Panics
+/// When nobody listens there, or the server does not hang up.
+pub async fn knock_with_tls_1_2(address: SocketAddr) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).await.expect("someone listens");
+    let hello = old_client_hello();
+    stream.write_all(&hello).await.expect("it takes a greeting");
+    let mut answer = Vec::new();
+    within("the server to hang up", stream.read_to_end(&mut answer))
+        .await
+        .expect("an answer");
+    answer
+}
+
+/// A TLS 1.2 ClientHello as an old client sends it: no supported_versions, ECDHE-ECDSA with AES-128-GCM on P-256.
+fn old_client_hello() -> Vec<u8> {
+    let extensions: &[u8] = &[
+        0x00, 0x0a, 0, 4, 0, 2, 0x00, 0x17, // supported_groups: secp256r1
+        0x00, 0x0b, 0, 2, 1, 0, // ec_point_formats: uncompressed
+        0x00, 0x0d, 0, 4, 0, 2, 0x04, 0x03, // signature_algorithms: ecdsa_secp256r1_sha256
+    ];
+    let mut body = vec![0x03, 0x03];
+    body.extend([0x5a; 32]); // random
+    body.push(0); // session id
+    body.extend([0, 2, 0xc0, 0x2b]); // cipher suites
+    body.extend([1, 0]); // compression: null
+    body.extend(
+        u16::try_from(extensions.len())
+            .expect("short")
+            .to_be_bytes(),
+    );
+    body.extend(extensions);
+    let length = u16::try_from(body.len()).expect("short");
+    let mut hello = vec![0x16, 0x03, 0x01];
+    hello.extend((length + 4).to_be_bytes());
+    hello.extend([0x01, 0]);
+    hello.extend(length.to_be_bytes());
+    hello.extend(body);
+    hello
 }
 
 fn trusting(certificate: Option<&Certificate>) -> rustls::ClientConfig {

@@ -105,11 +105,6 @@ impl Trap {
         self.lock().twice = twice;
     }
 
-    /// Takes away what was set and has not struck.
-    pub fn clear(&self) {
-        self.lock().set = None;
-    }
-
     /// The steps that began since the last call, in order.
     pub fn take_seen(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().seen)

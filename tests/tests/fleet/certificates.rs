@@ -164,12 +164,28 @@ async fn an_agent_lets_its_controller_in_and_nobody_else() {
         knock(node.address, Some(&late)).await,
         by_peer(PeerVerdict::Expired)
     );
+    // Who is known is in the controller's audit trail, by the agent's word.
+    audited(&fleet, "user anna", "agent cp1 refused user anna at ").await;
+    audited(&fleet, "agent cp2", "agent cp1 refused agent cp2 at ").await;
+    audited(&fleet, "controller", "expired").await;
     // The one who may still can.
     fleet.admin().await.host("cp1", true).await.unwrap();
     assert_eq!(
         knock(node.address, Some(&fresh(&ca, ca.fleet().controller()))).await,
         Ok(())
     );
+}
+
+#[tokio::test]
+async fn tls_1_2_is_refused_by_both_daemons() {
+    let fleet = Fleet::start().await;
+    let node = fleet.joined("cp1").await;
+    for address in [fleet.address(), node.address] {
+        // One record: alert (21), fatal (2), protocol_version (70).
+        let answer = people::knock_with_tls_1_2(address).await;
+        assert_eq!(answer.len(), 7, "{address}: {answer:?}");
+        assert_eq!((answer[0], &answer[5..]), (21, &[2, 70][..]), "{address}");
+    }
 }
 
 #[tokio::test]

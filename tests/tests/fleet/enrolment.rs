@@ -1,6 +1,8 @@
 //! Joining: six ways in which it must not work, each with its own words, and a node that can't be reached.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use canasta_agent::State;
@@ -8,9 +10,13 @@ use canasta_agent::join::message::{Failure, JoinRequest, TokenText};
 use canasta_proto::pb;
 use canasta_proto::token::{Purpose, Token};
 use canasta_tests::fleet::cli::Cli;
+use canasta_tests::fleet::client::install_on;
 use canasta_tests::fleet::node::Node;
 use canasta_tests::fleet::recorder::Recorder;
-use canasta_tests::fleet::{Fleet, place};
+use canasta_tests::fleet::{Fleet, people, place};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 const DAY: Duration = Duration::from_hours(24);
 const DAY_SECONDS: i64 = 24 * 60 * 60;
@@ -299,4 +305,128 @@ async fn a_removed_host_is_shut_out_at_once() {
     let host = admin.host("cp1", false).await.unwrap();
     assert_eq!(host.state(), pb::HostState::WaitingForJoin);
     assert!(matches!(node.state(), State::Joined { .. }));
+}
+
+/// All that the daemons of this process log.
+#[derive(Debug, Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Takes the log of this process. Each test is a process of its own.
+    fn take() -> Self {
+        let log = Self::default();
+        let writer = log.clone();
+        let filter: Targets =
+            "info,canasta_agent=trace,canasta_controller=trace,canasta_transport=trace"
+                .parse()
+                .unwrap();
+        let layer = tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .with_writer(move || writer.clone());
+        tracing_subscriber::registry()
+            .with(filter)
+            .with(layer)
+            .init();
+        log
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes
+        .windows(text.len())
+        .any(|window| window == text.as_bytes())
+}
+
+/// Each file below a directory, with its content.
+fn files(directory: &Path, found: &mut Vec<(PathBuf, Vec<u8>)>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            files(&entry.path(), found);
+        } else if kind.is_file() {
+            found.push((entry.path(), std::fs::read(entry.path()).unwrap()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_token_and_no_key_is_kept_where_it_does_not_belong() {
+    let log = Log::take();
+    let fleet = Fleet::start().await;
+    let admin = fleet.admin().await;
+    let node = Node::start("cp1").await;
+    let good = admin.add_host("cp1").await.unwrap();
+    node.join(fleet.address(), &good).await.unwrap();
+    let user = fleet.user_token("anna", pb::Role::Operator).await;
+    people::redeem(fleet.address(), &user).await;
+    let (operation, _) = admin.install(install_on("cp1")).await.unwrap();
+    let operation = admin.ended(&operation).await;
+    assert_eq!(operation.state(), pb::OperationState::Succeeded);
+
+    // Tokens that do not work: used, unknown, and no token at all.
+    let pin = Token::parse(Purpose::Join, &good).unwrap().pin();
+    let unknown = Token::new(Purpose::Join, pin, [1; 24]).reveal();
+    let nonsense = format!("{good}x");
+    let other = Node::start("cp2").await;
+    let mut told = Vec::new();
+    for token in [&good, &unknown, &nonsense] {
+        let failure = other.join(fleet.address(), token).await.unwrap_err();
+        told.push(format!("{failure:?}"));
+    }
+
+    let mut secrets = vec![good.clone(), user.clone(), unknown.clone()];
+    for (purpose, token) in [
+        (Purpose::Join, &good),
+        (Purpose::User, &user),
+        (Purpose::Join, &unknown),
+    ] {
+        let token = Token::parse(purpose, token).unwrap();
+        secrets.push(token.secret().to_owned());
+    }
+    secrets.push("PRIVATE KEY".to_owned());
+    told.push(format!("{:?}", admin.audit_rows().await));
+    told.push(format!("{operation:?}"));
+    let log = log.0.lock().unwrap().clone();
+    assert!(holds(&log, "task begins"), "nothing is logged");
+    for secret in &secrets {
+        assert!(!holds(&log, secret), "a secret is in the log");
+        for text in &told {
+            assert!(!text.contains(secret), "{text}");
+        }
+    }
+    let mut kept = Vec::new();
+    files(fleet.state_dir(), &mut kept);
+    for node in [&node, &other] {
+        files(&node.host.root.path("/var/lib/canasta-agent"), &mut kept);
+    }
+    let database = |(path, _): &(PathBuf, Vec<u8>)| path.ends_with("fleet.db");
+    assert!(
+        kept.iter().any(database),
+        "the database was not looked into"
+    );
+    for (path, bytes) in kept {
+        let keys = ["ca.key", "key.pem", "join-key.pem", "next-key.pem"];
+        let is_key = keys.iter().any(|name| path.ends_with(name));
+        for secret in &secrets {
+            let allowed = is_key && secret == "PRIVATE KEY";
+            assert_eq!(
+                holds(&bytes, secret),
+                allowed,
+                "{}: a secret that does not belong there, or a key that is none",
+                path.display()
+            );
+        }
+    }
 }

@@ -1,3 +1,5 @@
+//! Programs that end, fail, hang and talk too much.
+
 use super::*;
 
 const SOON: Duration = Duration::from_secs(10);

@@ -1,3 +1,5 @@
+//! The fake behaves as the machine that it stands for.
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 

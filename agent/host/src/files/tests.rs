@@ -1,3 +1,5 @@
+//! Files below a root: what is written, left alone and refused.
+
 use super::staging::Expected;
 use super::*;
 use bytes::Bytes;

@@ -1,3 +1,5 @@
+//! Lines of a journal, as journalctl prints them.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! Mounts read from a recorded table.
+
 use super::*;
 
 const TABLE: &[u8] = br"22 27 0:21 / /proc rw,relatime - proc proc rw

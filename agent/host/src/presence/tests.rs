@@ -1,3 +1,5 @@
+//! What else is on a machine that matters.
+
 use super::*;
 use crate::fake::FakeHost;
 use crate::systemd::Unit;

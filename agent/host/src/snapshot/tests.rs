@@ -1,3 +1,5 @@
+//! A picture of a machine, and what has changed since.
+
 use super::*;
 use crate::fake::FakeHost;
 use crate::network::rules::Ruleset;

@@ -1,3 +1,5 @@
+//! The files of k3s, word for word.
+
 use super::*;
 
 fn spec() -> K3sSpec {

@@ -1,3 +1,5 @@
+//! Journals that are whole, cut off and damaged.
+
 use super::*;
 
 fn info() -> StepInfo {

@@ -1,3 +1,5 @@
+//! Pushes to an agent that go well, break off and are refused.
+
 use std::sync::Mutex;
 use std::time::Duration;
 

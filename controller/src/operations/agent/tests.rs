@@ -1,3 +1,5 @@
+//! Steps on an agent that answers, vanishes and comes back.
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

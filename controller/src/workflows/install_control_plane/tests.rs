@@ -1,3 +1,5 @@
+//! The plan of an install, for all that may be there already.
+
 use canasta_proto::pb;
 
 use super::check;

@@ -12,11 +12,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::connection::Io;
+use super::connection::{Guest, Io};
+use super::sources::{Place, Sources};
 use super::{
     Connection, Connections, Limits, Peer, PeerInfo, RefusalReason, RefusalSink, RefusedHandshake,
 };
-use crate::tls::{Refused, ServerTls};
+use crate::spiffe::Identity;
+use crate::tls::{Accepted, Refused, ServerTls};
 
 /// A peer that vanished is noticed after about this long plus [`PROBES`] times [`PROBE_EVERY`].
 const IDLE_BEFORE_PROBE: u32 = 30;
@@ -30,6 +32,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const ANONYMOUS: usize = 128;
 const ANONYMOUS_STAY: Duration = Duration::from_mins(2);
 
+/// Of the places that strangers take (handshakes, connections in or before one, callers without a certificate) one source
+/// may hold this part: a single address can't keep the others out.
+const SHARE: usize = 4;
+
 /// How long it may take to find the name of a local user; a directory service may be away.
 const NAME_TIME: Duration = Duration::from_secs(2);
 
@@ -40,8 +46,11 @@ const ALERT_TIME: Duration = Duration::from_millis(500);
 struct Door {
     tls: ServerTls,
     connections: Connections,
-    /// Places for callers without a certificate.
+    /// Handshakes at a time.
+    handshakes: Semaphore,
+    /// Places for callers without a certificate, of all sources and of each.
     anonymous: Arc<Semaphore>,
+    guests: Arc<Sources>,
     limit: Duration,
     /// How much is read at once.
     read: usize,
@@ -57,38 +66,38 @@ pub(super) async fn tcp(
     refused: Arc<RefusalSink>,
     sender: mpsc::Sender<Connection>,
 ) {
+    let anonymous = ANONYMOUS.min(limits.connections.div_ceil(2));
+    let share = |places: usize| places.div_ceil(SHARE);
     let door = Arc::new(Door {
         tls,
         connections,
-        anonymous: Arc::new(Semaphore::new(
-            ANONYMOUS.min(limits.connections.div_ceil(2)),
-        )),
+        handshakes: Semaphore::new(limits.handshakes),
+        anonymous: Arc::new(Semaphore::new(anonymous)),
+        guests: Sources::new(share(anonymous), 1),
         limit: limits.handshake,
         read: limits.read,
         refused,
         sender,
     });
-    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    let callers = Sources::new(share(limits.connections), share(limits.handshakes));
     let places = Arc::new(Semaphore::new(limits.connections));
     // Ends all handshakes with the listener.
     let mut running = JoinSet::new();
     loop {
         while running.try_join_next().is_some() {}
-        let (Ok(handshake), Ok(place)) = (
-            handshakes.clone().acquire_owned().await,
-            places.clone().acquire_owned().await,
-        ) else {
+        let Ok(place) = places.clone().acquire_owned().await else {
             return;
         };
         match listener.accept().await {
             Ok((stream, remote)) => {
+                // An IPv4 caller on a socket for both families is shown as the IPv4 address that it has.
+                let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+                let Some(caller) = callers.enter(remote.ip()) else {
+                    door.refuse(remote, None, RefusalReason::Crowded);
+                    continue;
+                };
                 let door = door.clone();
-                running.spawn(async move {
-                    // An IPv4 caller on a socket for both families is shown as the IPv4 address that it has.
-                    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-                    door.handshake(stream, remote.to_string(), place).await;
-                    drop(handshake);
-                });
+                running.spawn(async move { door.let_in(stream, remote, caller, place).await });
             }
             Err(error) => pause(&error).await,
         }
@@ -116,10 +125,8 @@ pub(super) async fn unix(
         match accepted {
             Ok((stream, peer)) => {
                 let registered = connections.add(peer.clone());
-                let info = PeerInfo {
-                    peer,
-                    remote: "unix socket".to_owned(),
-                };
+                let info =
+                    PeerInfo::new(peer, "unix socket".to_owned()).closed_by(&registered.token);
                 let connection = Connection::new(Io::Unix(stream), info, registered, place, None);
                 if sender.send(connection).await.is_err() {
                     return;
@@ -131,7 +138,37 @@ pub(super) async fn unix(
 }
 
 impl Door {
-    async fn handshake(&self, stream: TcpStream, remote: String, place: OwnedSemaphorePermit) {
+    /// Waits for a turn, does the handshake and hands the connection on.
+    async fn let_in(
+        &self,
+        stream: TcpStream,
+        remote: SocketAddr,
+        caller: Place,
+        place: OwnedSemaphorePermit,
+    ) {
+        // First a turn among those of the same source, so that who waits there takes no turn from the others.
+        let turn = async {
+            let own = caller.turns.acquire().await.ok()?;
+            Some((own, self.handshakes.acquire().await.ok()?))
+        };
+        let Ok(Some(turn)) = timeout(self.limit, turn).await else {
+            self.refuse(remote, None, RefusalReason::TimedOut);
+            return;
+        };
+        let accepted = self.handshake(stream, remote).await;
+        drop(turn);
+        drop(caller);
+        if let Some((accepted, guest)) = accepted {
+            self.hand_on(accepted, remote, place, guest).await;
+        }
+    }
+
+    /// The handshake; a caller without a certificate gets a guest's place.
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        remote: SocketAddr,
+    ) -> Option<(Accepted<BufReader<TcpStream>>, Option<Guest>)> {
         if let Err(error) = prepare(&stream) {
             tracing::debug!(%error, %remote, "failed to set socket options");
         }
@@ -143,65 +180,71 @@ impl Door {
                     Ok(refusal) => RefusalReason::Refused(refusal),
                     Err(error) => RefusalReason::Broken(error),
                 };
-                (self.refused)(RefusedHandshake {
-                    remote,
-                    identity,
-                    reason,
-                });
+                self.refuse(remote, identity, reason);
                 let_go(io.into_inner()).await;
-                return;
+                return None;
             }
             Err(_) => {
-                (self.refused)(RefusedHandshake {
-                    remote,
-                    identity: None,
-                    reason: RefusalReason::TimedOut,
-                });
-                return;
+                self.refuse(remote, None, RefusalReason::TimedOut);
+                return None;
             }
         };
+        if accepted.peer.is_some() {
+            return Some((accepted, None));
+        }
+        let guest = self.guests.enter(remote.ip()).and_then(|place| {
+            let permit = self.anonymous.clone().try_acquire_owned().ok()?;
+            Some(Guest {
+                stay: ANONYMOUS_STAY,
+                _place: place,
+                _permit: permit,
+            })
+        });
+        if guest.is_none() {
+            self.refuse(remote, None, RefusalReason::Crowded);
+            return None;
+        }
+        Some((accepted, guest))
+    }
+
+    async fn hand_on(
+        &self,
+        accepted: Accepted<BufReader<TcpStream>>,
+        remote: SocketAddr,
+        place: OwnedSemaphorePermit,
+        guest: Option<Guest>,
+    ) {
         let peer = accepted
             .peer
             .map_or(Peer::Anonymous, |(identity, facts)| Peer::Identified {
                 identity,
                 facts,
             });
-        let guest = match &peer {
-            Peer::Anonymous => {
-                let Ok(permit) = self.anonymous.clone().try_acquire_owned() else {
-                    (self.refused)(RefusedHandshake {
-                        remote,
-                        identity: None,
-                        reason: RefusalReason::Broken(io::Error::other(
-                            "too many callers without a certificate are connected",
-                        )),
-                    });
-                    return;
-                };
-                Some((permit, ANONYMOUS_STAY))
-            }
-            _ => None,
-        };
         let registered = self.connections.add(peer.clone());
         // Whoever was revoked after the handshake and before it was registered was missed by both.
         if let Peer::Identified { identity, facts } = &peer
             && let Err(refusal) = self.tls.still_admits(identity, facts)
         {
             drop(registered);
-            (self.refused)(RefusedHandshake {
-                remote,
-                identity: Some(identity.clone()),
-                reason: RefusalReason::Refused(refusal),
-            });
+            let identity = Some(identity.clone());
+            self.refuse(remote, identity, RefusalReason::Refused(refusal));
             return;
         }
-        let info = PeerInfo { peer, remote };
+        let info = PeerInfo::new(peer, remote.to_string()).closed_by(&registered.token);
         let io = Io::Tls(Box::new(accepted.stream));
         // An error means that the server is going down.
         let _ = self
             .sender
             .send(Connection::new(io, info, registered, place, guest))
             .await;
+    }
+
+    fn refuse(&self, remote: SocketAddr, identity: Option<Identity>, reason: RefusalReason) {
+        (self.refused)(RefusedHandshake {
+            remote: remote.to_string(),
+            identity,
+            reason,
+        });
     }
 }
 

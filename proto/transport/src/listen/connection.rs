@@ -14,6 +14,7 @@ use tonic::transport::server::Connected;
 
 use super::PeerInfo;
 use super::registry::Registered;
+use super::sources::Place;
 
 /// A connection whose other end is known. Reading and writing fail once it was closed through
 /// [`Connections`](super::Connections).
@@ -23,7 +24,15 @@ pub struct Connection {
     closed: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
     registered: Registered,
     /// Give their places to the next callers.
-    _permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    _permits: (OwnedSemaphorePermit, Option<Guest>),
+}
+
+/// A caller without a certificate has a place among those, and goes after a while.
+pub(super) struct Guest {
+    /// How long it may stay.
+    pub(super) stay: Duration,
+    pub(super) _place: Place,
+    pub(super) _permit: OwnedSemaphorePermit,
 }
 
 pub(super) enum Io {
@@ -32,16 +41,15 @@ pub(super) enum Io {
 }
 
 impl Connection {
-    /// A guest has a second place, and how long it may stay.
     pub(super) fn new(
         io: Io,
         info: PeerInfo,
         registered: Registered,
         permit: OwnedSemaphorePermit,
-        guest: Option<(OwnedSemaphorePermit, Duration)>,
+        guest: Option<Guest>,
     ) -> Self {
         let token = registered.token.clone();
-        let (guest, stay) = guest.unzip();
+        let stay = guest.as_ref().map(|guest| guest.stay);
         let closed = async move {
             match stay {
                 Some(stay) => {
@@ -66,8 +74,10 @@ impl Connection {
         &self.info
     }
 
-    fn check(&self) -> io::Result<()> {
-        if self.registered.token.is_cancelled() {
+    /// Fails when the connection is to be closed, and has the task woken when it is: a server that waits for a peer that
+    /// does not read would not notice otherwise.
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.registered.token.is_cancelled() || self.closed.as_mut().poll(context).is_ready() {
             return Err(closed());
         }
         Ok(())
@@ -104,10 +114,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // Wakes the reader when the connection is to be closed, however idle it is.
-        if self.registered.token.is_cancelled() || self.closed.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(closed()));
-        }
+        self.check(context)?;
         match &mut self.io {
             Io::Tls(io) => Pin::new(io).poll_read(context, buffer),
             Io::Unix(io) => Pin::new(io).poll_read(context, buffer),
@@ -121,7 +128,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
+        self.check(context)?;
         match &mut self.io {
             Io::Tls(io) => Pin::new(io).poll_write(context, bytes),
             Io::Unix(io) => Pin::new(io).poll_write(context, bytes),
@@ -133,7 +140,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
+        self.check(context)?;
         match &mut self.io {
             Io::Tls(io) => Pin::new(io).poll_write_vectored(context, slices),
             Io::Unix(io) => Pin::new(io).poll_write_vectored(context, slices),
@@ -148,7 +155,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check()?;
+        self.check(context)?;
         match &mut self.io {
             Io::Tls(io) => Pin::new(io).poll_flush(context),
             Io::Unix(io) => Pin::new(io).poll_flush(context),
@@ -156,10 +163,51 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check()?;
+        self.check(context)?;
         match &mut self.io {
             Io::Tls(io) => Pin::new(io).poll_shutdown(context),
             Io::Unix(io) => Pin::new(io).poll_shutdown(context),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::listen::{Connections, Peer};
+
+    #[tokio::test]
+    async fn a_writer_whose_peer_does_not_read_is_woken_when_the_connection_is_closed() {
+        let (ours, _theirs) = UnixStream::pair().expect("pair");
+        let registered = Connections::default().add(Peer::Anonymous);
+        let token = registered.token.clone();
+        let place = Arc::new(Semaphore::new(1)).acquire_owned().await;
+        let mut connection = Connection::new(
+            Io::Unix(ours),
+            PeerInfo::new(Peer::Anonymous, String::new()),
+            registered,
+            place.expect("open"),
+            None,
+        );
+        let writing = tokio::spawn(async move {
+            loop {
+                if let Err(error) = connection.write_all(&[0; 4096]).await {
+                    return error;
+                }
+            }
+        });
+        // The writer runs until the socket is full; this thread has nothing else to do.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        token.cancel();
+        let error = tokio::time::timeout(Duration::from_secs(20), writing).await;
+        let error = error.expect("woken").expect("no panic");
+        assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
     }
 }

@@ -1,5 +1,6 @@
 //! Who gets through a handshake and who does not, seen from both sides.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::fleet::{Fleet, HOUR, Leaf};
 use crate::service::{Serving, call, who};
@@ -89,13 +90,23 @@ async fn plain_connect(
     config: &Arc<rustls::ClientConfig>,
 ) -> Result<(Vec<u8>, Option<HandshakeKind>), std::io::Error> {
     let stream = TcpStream::connect(serving.address).await?;
+    let (first, stream) = plain_handshake(stream, name, config).await?;
+    Ok((first, stream.get_ref().1.handshake_kind()))
+}
+
+/// Does the handshake over a connection, and reads the head of the first frame.
+async fn plain_handshake(
+    stream: TcpStream,
+    name: &'static str,
+    config: &Arc<rustls::ClientConfig>,
+) -> Result<(Vec<u8>, tokio_rustls::client::TlsStream<TcpStream>), std::io::Error> {
     let name = ServerName::try_from(name).expect("name");
     let mut stream = tokio_rustls::TlsConnector::from(config.clone())
         .connect(name, stream)
         .await?;
     let mut first = vec![0; 9];
     stream.read_exact(&mut first).await?;
-    Ok((first, stream.get_ref().1.handshake_kind()))
+    Ok((first, stream))
 }
 
 async fn plain_client(
@@ -423,7 +434,7 @@ async fn silent_and_talkative_callers_hold_up_nobody() {
     let fleet = Fleet::new();
     let leaf = fleet.leaf(fleet.agent("cp1"));
     let limits = Limits {
-        handshakes: 2,
+        handshakes: 8,
         handshake: Duration::from_secs(1),
         ..Limits::default()
     };
@@ -455,7 +466,7 @@ async fn callers_without_a_certificate_leave_room_for_members() {
     let fleet = Fleet::new();
     let leaf = fleet.leaf(fleet.controller());
     let limits = Limits {
-        connections: 4,
+        connections: 16,
         ..Limits::default()
     };
     let tls = ServerTls::controller(leaf.reloadable(), Arc::new(|_, _| Ok(())));
@@ -466,8 +477,13 @@ async fn callers_without_a_certificate_leave_room_for_members() {
     let pinned = || ClientTls::pinned(fleet.authority.ca_pin());
     let first = dial(pinned()).await.expect("dialled");
     let second = dial(pinned()).await.expect("dialled");
+    // So many of the eight places has one address.
     let third = dial(pinned()).await;
     assert!(matches!(third, Err(DialError::Broken { .. })), "{third:?}");
+    let config = plain_config(fleet.authority.certificate(), None);
+    let neighbour = connect_from("127.0.0.2", serving.address).await;
+    let neighbour = plain_handshake(neighbour, CTL, &config).await;
+    assert!(neighbour.is_ok(), "{neighbour:?}");
     let anna = fleet.leaf(fleet.user("anna")).reloadable();
     let member = dial(ClientTls::fleet(anna, fleet.controller()))
         .await
@@ -483,5 +499,42 @@ async fn callers_without_a_certificate_leave_room_for_members() {
     }
     assert_eq!(who(&member.channel).await, "user anna");
     let refused = serving.refused.recv().await.expect("refused");
-    assert!(refused.reason.to_string().contains("broke off"));
+    assert!(matches!(refused.reason, RefusalReason::Crowded));
+}
+
+/// Connects from this address of the loopback network.
+async fn connect_from(source: &str, address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("socket");
+    let source = SocketAddr::new(source.parse().expect("address"), 0);
+    socket.bind(source).expect("bind");
+    socket.connect(address).await.expect("connect")
+}
+
+#[tokio::test]
+async fn one_address_holds_up_nobody_else() {
+    let fleet = Fleet::new();
+    let leaf = fleet.leaf(fleet.agent("cp1"));
+    let limits = Limits {
+        handshakes: 4,
+        handshake: Duration::from_secs(60),
+        connections: 16,
+    };
+    let mut serving = Serving::with_limits(ServerTls::agent(leaf.reloadable()), limits).await;
+    let mut silent = Vec::new();
+    for _ in 0..32 {
+        silent.push(TcpStream::connect(serving.address).await.expect("connect"));
+    }
+    // A quarter of the places is held, and the others were sent away.
+    for _ in 0..28 {
+        let refused = serving.refused.recv().await.expect("refused");
+        assert!(matches!(refused.reason, RefusalReason::Crowded));
+    }
+    let controller = fleet.leaf(fleet.controller());
+    let shown = Some((controller.der.clone(), &controller.key));
+    let config = plain_config(fleet.authority.certificate(), shown);
+    let member = connect_from("127.0.0.2", serving.address).await;
+    let limit = Duration::from_secs(10);
+    let through = tokio::time::timeout(limit, plain_handshake(member, CP1, &config)).await;
+    through.expect("in time").expect("let in");
+    drop(silent);
 }

@@ -1,3 +1,5 @@
+//! Facts read from recorded files of a kernel.
+
 use super::super::cgroup::Version;
 use super::*;
 

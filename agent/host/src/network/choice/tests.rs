@@ -1,3 +1,5 @@
+//! Which address and link a node is known by.
+
 use super::*;
 
 fn at(link: &str, net: &str) -> Address {

@@ -1,3 +1,5 @@
+//! Links, addresses and routes as the kernel tells them.
+
 use super::*;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressHeaderFlags;

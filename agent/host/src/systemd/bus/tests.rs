@@ -1,3 +1,5 @@
+//! Units as systemd tells them over D-Bus.
+
 use super::*;
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,7 +1,10 @@
-//! Limits on what callers without a certificate may cost: calls by source address, and rows in the audit trail.
+//! Limits on what callers may cost that nobody knows, or that were refused: calls by source address, rows in the audit
+//! trail, lines in the log. The controller's gate and the agent's port use them; [`listen`](crate::listen) tells sources
+//! apart by [`source`].
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
@@ -15,9 +18,11 @@ struct Bucket {
 
 /// How much may come at once, and how much a second in the long run.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rate {
-    pub(super) burst: f64,
-    pub(super) per_second: f64,
+pub struct Rate {
+    /// What may come at once after a quiet time.
+    pub burst: f64,
+    /// What may come each second in the long run.
+    pub per_second: f64,
 }
 
 impl Bucket {
@@ -46,13 +51,14 @@ impl Bucket {
 
 /// One limit for all.
 #[derive(Debug)]
-pub(super) struct Limit {
+pub struct Limit {
     rate: Rate,
     bucket: Mutex<Bucket>,
 }
 
 impl Limit {
-    pub(super) fn new(rate: Rate) -> Self {
+    /// A limit of this rate.
+    pub fn new(rate: Rate) -> Self {
         Self {
             rate,
             bucket: Mutex::new(Bucket::full(rate, Instant::now())),
@@ -60,9 +66,36 @@ impl Limit {
     }
 
     /// True when there is room for one more.
-    pub(super) fn take(&self) -> bool {
+    pub fn take(&self) -> bool {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         bucket.take(self.rate, Instant::now())
+    }
+}
+
+/// A limit that remembers how much it left out, for lines of a log.
+#[derive(Debug)]
+pub struct LogLimit {
+    limit: Limit,
+    left_out: AtomicU64,
+}
+
+impl LogLimit {
+    /// A limit of this rate.
+    pub fn new(rate: Rate) -> Self {
+        Self {
+            limit: Limit::new(rate),
+            left_out: AtomicU64::new(0),
+        }
+    }
+
+    /// When there is room for one more line: how many were left out since the last one.
+    pub fn take(&self) -> Option<u64> {
+        if self.limit.take() {
+            Some(self.left_out.swap(0, Ordering::Relaxed))
+        } else {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+            None
+        }
     }
 }
 
@@ -71,13 +104,14 @@ const SOURCES: usize = 4096;
 
 /// A limit for each source address.
 #[derive(Debug)]
-pub(super) struct SourceLimit {
+pub struct SourceLimit {
     rate: Rate,
     buckets: Mutex<HashMap<IpAddr, Bucket>>,
 }
 
 impl SourceLimit {
-    pub(super) fn new(rate: Rate) -> Self {
+    /// A limit of this rate.
+    pub fn new(rate: Rate) -> Self {
         Self {
             rate,
             buckets: Mutex::default(),
@@ -85,8 +119,12 @@ impl SourceLimit {
     }
 
     /// True when there is room for one more from here. `remote` is `ADDRESS:PORT`.
-    pub(super) fn take(&self, remote: &str) -> bool {
-        let source = source(remote);
+    pub fn take(&self, remote: &str) -> bool {
+        let source = remote
+            .parse::<SocketAddr>()
+            .map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |remote| {
+                source(remote.ip())
+            });
         let now = Instant::now();
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= SOURCES && !buckets.contains_key(&source) {
@@ -107,13 +145,8 @@ impl SourceLimit {
 }
 
 /// The address that counts: for IPv6 the /64, since a single machine has all of it.
-fn source(remote: &str) -> IpAddr {
-    let ip = remote
-        .parse::<SocketAddr>()
-        .map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |remote| {
-            remote.ip().to_canonical()
-        });
-    match ip {
+pub fn source(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
         IpAddr::V4(ip) => ip.into(),
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
     }
@@ -123,7 +156,7 @@ fn source(remote: &str) -> IpAddr {
 mod tests {
     use std::time::Duration;
 
-    use super::{Rate, SOURCES, SourceLimit};
+    use super::{LogLimit, Rate, SOURCES, SourceLimit};
 
     const RATE: Rate = Rate {
         burst: 3.0,
@@ -141,6 +174,15 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(limit.take("10.0.0.1:1002"));
         assert!(!limit.take("10.0.0.1:1003"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_tells_how_much_was_left_out() {
+        let limit = LogLimit::new(RATE);
+        let taken: Vec<_> = (0..5).filter_map(|_| limit.take()).collect();
+        assert_eq!(taken, [0, 0, 0]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!((limit.take(), limit.take()), (Some(2), None));
     }
 
     #[tokio::test(start_paused = true)]
