@@ -4,17 +4,15 @@ use canasta_machines::fleet::Fleet;
 
 use super::afterwards;
 
-/// What becomes of a new disk at `$new` before it takes the place of a directory.
-const FULL: &str = "head -c 64M /dev/zero >\"$new/filler\" || true";
-const READ_ONLY: &str = "mount -o remount,ro \"$new\"";
+/// The size of a new disk, and what becomes of it at `$new` before it takes the place of a directory.
+type Fault = (&'static str, &'static str);
+
+const FULL: Fault = ("48m", "head -c 64M /dev/zero >\"$new/filler\" || true");
+/// With room for a release: it must not be the space that is told.
+const READ_ONLY: Fault = ("512m", "mount -o remount,ro \"$new\"");
 
 /// A directory of a node, what becomes of its disk, the step that fails then, and what is told.
-type Case = (
-    &'static str,
-    &'static str,
-    &'static str,
-    &'static [&'static str],
-);
+type Case = (&'static str, Fault, &'static str, &'static [&'static str]);
 
 /// In the order of the steps, so that each run shows that the fault before it is mended.
 const CASES: [Case; 8] = [
@@ -78,9 +76,9 @@ fn in_sight_of(fleet: &Fleet, node: &str, unit: &str, script: &str, directory: &
 }
 
 /// Has a daemon see another disk in the place of a directory.
-fn spoil(fleet: &Fleet, node: &str, unit: &str, directory: &str, how: &str) {
+fn spoil(fleet: &Fleet, node: &str, unit: &str, directory: &str, (size, how): Fault) {
     let script = format!(
-        "set -e; new=$(mktemp -d); mount -t tmpfs -o size=48m tmpfs \"$new\"; cp -a \"$1\"/. \"$new\"; {how}; \
+        "set -e; new=$(mktemp -d); mount -t tmpfs -o size={size} tmpfs \"$new\"; cp -a \"$1\"/. \"$new\"; {how}; \
          mount --bind \"$new\" \"$1\"; umount \"$new\"; rmdir \"$new\""
     );
     in_sight_of(fleet, node, unit, &script, directory);
@@ -96,12 +94,12 @@ fn a_full_or_read_only_disk_of_a_node_is_told_at_the_step_with_path_and_space_an
     let fleet = Fleet::up(&["spoilt"]);
     fleet.enrol("spoilt");
     let install = || fleet.canasta(&["install", "k8s-cp", "--host", "spoilt"]);
-    for (directory, how, step, told) in CASES {
+    for (directory, fault, step, told) in CASES {
         fleet.run("spoilt", &["mkdir", "-p", directory]).ok();
-        spoil(&fleet, "spoilt", "canasta-agent", directory, how);
+        spoil(&fleet, "spoilt", "canasta-agent", directory, fault);
         let failed = install();
         mend(&fleet, "spoilt", "canasta-agent", directory);
-        let shown = format!("{directory}, {how}: {}", failed.err);
+        let shown = format!("{directory}, {fault:?}: {}", failed.err);
         assert_eq!(failed.code, 1, "{shown}");
         for part in told {
             assert!(failed.err.contains(part), "{part}: {shown}");
@@ -125,7 +123,7 @@ fn a_full_or_read_only_disk_of_the_controller_is_told_with_path_and_space_and_a_
     let unit = "canasta-controller";
     let artefacts = "/var/lib/canasta-controller/artefacts";
     let unspoilt = "rm -rf \"$new\"/k3s* \"$new\"/*/k3s*";
-    for (how, told) in [(FULL, "are free"), (READ_ONLY, "read-only")] {
+    for ((size, how), told) in [(FULL, "are free"), (READ_ONLY, "read-only")] {
         // Without the releases that are there already, which would not have to be fetched.
         fleet.run("ctl", &["mkdir", "-p", artefacts]).ok();
         let pid = fleet.unit("ctl", unit, "MainPID");
@@ -134,7 +132,7 @@ fn a_full_or_read_only_disk_of_the_controller_is_told_with_path_and_space_and_a_
             fleet.run("ctl", &argv);
         });
         let script = format!(
-            "set -e; new=$(mktemp -d); mount -t tmpfs -o size=48m tmpfs \"$new\"; chown --reference=\"$1\" \"$new\"; \
+            "set -e; new=$(mktemp -d); mount -t tmpfs -o size={size} tmpfs \"$new\"; chown --reference=\"$1\" \"$new\"; \
              chmod --reference=\"$1\" \"$new\"; cp -a --attributes-only \"$1\"/. \"$new\"; {unspoilt}; {how}; \
              mount --bind \"$new\" \"$1\"; umount \"$new\""
         );
