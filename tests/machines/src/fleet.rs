@@ -3,11 +3,12 @@
 //! For the tests on machines and for the bench: everything here panics where a command does not do what it must, as an
 //! assertion does. The settings come from `./dev`, in the environment.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::Child;
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{DEFAULT_VERSION, Lab, Payload, Releases, UpOptions};
+use crate::{DEFAULT_VERSION, Lab, Need, Payload, Releases, UpOptions};
 use serde_json::Value;
 
 /// What a program in a node printed.
@@ -37,11 +38,40 @@ impl Ran {
     }
 }
 
+/// A CLI that was started on the controller's node.
+#[derive(Debug)]
+pub struct Running {
+    /// The program of this machine that holds on to it.
+    pub child: Child,
+    /// Its number in the node.
+    pub pid: String,
+    /// Its standard output.
+    pub out: BufReader<ChildStdout>,
+}
+
 /// A lab whose node `ctl` is the controller.
 #[derive(Debug)]
 pub struct Fleet {
     /// The lab itself, for cuts and power.
     pub lab: Lab,
+    /// The nodes that are this one's alone.
+    own: Vec<String>,
+}
+
+/// The node with a control plane that tests share which leave it as it is.
+const SHARED: &str = "cp1";
+
+/// Nodes go when their test is done, with their power cut: each takes a good part of what the kernel allows one user
+/// (`fs.inotify.max_user_instances`). After a failure they stay, to be looked at.
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            for node in &self.own {
+                // One that is down already is as good.
+                let _ = self.lab.kill(node);
+            }
+        }
+    }
 }
 
 /// A setting that `./dev test` gives.
@@ -74,6 +104,16 @@ fn releases() -> Releases {
     }
 }
 
+/// That k3s is the stand-in: for tests that choose its pace, its faults or its version.
+pub fn standin() -> Need {
+    Need::standin(&releases().payload)
+}
+
+/// The version of k3s that the controller installs by default.
+pub fn default_version() -> String {
+    releases().version
+}
+
 impl Fleet {
     /// Brings up the controller and these nodes, all from their packages.
     pub fn up(nodes: &[&str]) -> Self {
@@ -85,7 +125,9 @@ impl Fleet {
         let mut names = vec!["ctl"];
         names.extend(nodes);
         lab.up(&names, &options).expect("the nodes boot");
-        let fleet = Self { lab };
+        let own = nodes.iter().filter(|node| **node != SHARED);
+        let own = own.map(|node| (*node).to_owned()).collect();
+        let fleet = Self { lab, own };
         fleet.until("the controller answers", 30, || {
             fleet.canasta(&["host", "list"]).code == 0
         });
@@ -125,48 +167,58 @@ impl Fleet {
         self.canasta(&argv).json()
     }
 
-    /// Starts the CLI on the controller and does not wait for it.
-    pub fn start(&self, arguments: &[&str]) -> Child {
-        let mut argv = vec!["canasta"];
+    /// Starts the CLI on the controller and does not wait for it. It is known by its number in the node, since an end of
+    /// the child here would only end the hold on it.
+    pub fn start(&self, arguments: &[&str]) -> Running {
+        let mut argv = vec!["sh", "-c", "echo $$; exec canasta \"$@\"", "canasta"];
         argv.extend(arguments);
-        self.lab
+        let mut child = self
+            .lab
             .spawn("ctl", &argv, |command| {
-                command
-                    .stdout(std::process::Stdio::piped())
-                    .stderr(std::process::Stdio::null());
+                command.stdout(Stdio::piped()).stderr(Stdio::null());
             })
-            .expect("the CLI starts")
+            .expect("the CLI starts");
+        let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut pid = String::new();
+        out.read_line(&mut pid).expect("a number");
+        Running {
+            child,
+            pid: pid.trim().to_owned(),
+            out,
+        }
     }
 
-    /// A join token for a host, which is added if it is not known.
-    pub fn token(&self, host: &str) -> (String, String) {
+    /// `host add` for a host, or `host token` where it is known already.
+    fn joining<'a>(&self, host: &'a str) -> [&'a str; 4] {
         let known = self.asked(&["host", "list"])["hosts"]
             .as_array()
             .is_some_and(|hosts| hosts.iter().any(|row| row["name"] == host));
-        let added = if known {
-            self.asked(&["host", "token", host])
+        if known {
+            ["host", "token", "--name", host]
         } else {
-            self.asked(&["host", "add", "--name", host])
-        };
+            ["host", "add", "--name", host]
+        }
+    }
+
+    /// The controller's address and a join token for a host, which is added if it is not known.
+    pub fn token(&self, host: &str) -> (String, String) {
+        let added = self.asked(&self.joining(host));
         let text = |key: &str| added["join"][key].as_str().expect("text").to_owned();
         (text("controller_address"), text("token"))
     }
 
-    /// Enrols a node under its own name, if it is not.
+    /// Enrols a node under its own name, if it is not, with the command that a person is shown, as it stands there.
     pub fn enrol(&self, node: &str) {
         if self.state_of(node) == "connected" {
             return;
         }
-        let (controller, token) = self.token(node);
-        let argv = [
-            "canasta-agent",
-            "join",
-            "--controller",
-            &controller,
-            "--token-file",
-            "-",
-        ];
-        self.run_with_input(node, &argv, token.as_bytes()).ok();
+        let told = self.canasta(&self.joining(node)).ok();
+        let command = told
+            .lines()
+            .map(str::trim)
+            .find(|line| line.starts_with("canasta-agent join "))
+            .unwrap_or_else(|| panic!("no command is told: {told}"));
+        self.run(node, &["sh", "-c", command]).ok();
         self.until_state(node, "connected");
     }
 
@@ -206,15 +258,23 @@ impl Fleet {
         self.canasta(&["install", "k8s-cp", "--host", node]).ok();
     }
 
+    /// An operation as `operation show` tells it.
+    #[track_caller]
+    pub fn operation(&self, id: &str) -> Value {
+        self.asked(&["operation", "show", id])["operation"].clone()
+    }
+
+    /// The newest operation on a host.
+    #[track_caller]
+    pub fn newest_operation(&self, host: &str) -> Value {
+        let list = self.asked(&["operation", "list", "--host", host, "--limit", "1"]);
+        self.operation(list["operations"][0]["id"].as_str().expect("an operation"))
+    }
+
     /// The outcome of each step of the newest operation on a host, by step.
     pub fn outcomes(&self, host: &str) -> Vec<(String, String)> {
-        let list = self.asked(&["operation", "list", "--host", host, "--limit", "1"]);
-        let id = list["operations"][0]["id"]
-            .as_str()
-            .expect("an operation")
-            .to_owned();
-        let shown = self.asked(&["operation", "show", &id]);
-        let steps = shown["operation"]["steps"].as_array().expect("steps");
+        let shown = self.newest_operation(host);
+        let steps = shown["steps"].as_array().expect("steps");
         let text = |step: &Value, key: &str| step[key].as_str().unwrap_or_default().to_owned();
         steps
             .iter()

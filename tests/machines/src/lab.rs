@@ -22,6 +22,7 @@ use crate::node::{Machine, NodeError};
 use crate::place::{DEFAULT_DIRECTORY, DEFAULT_LAB, Layout, valid_name};
 use crate::program::{ProgramError, run};
 use crate::release;
+use crate::settings::Settings;
 use crate::state::{self, State};
 
 pub use self::error::LabError;
@@ -105,6 +106,16 @@ impl Lab {
     /// The machine's own address in the lab's network.
     pub fn gateway(&self) -> Ipv4Addr {
         self.layout.gateway()
+    }
+
+    /// The root directory of a node as this machine sees it, while the node is mounted, running or not.
+    pub fn root(&self, node: &str) -> PathBuf {
+        Machine::new(&self.layout, node).root()
+    }
+
+    /// Where a program in the lab gets k3s in this version from, while releases are served.
+    pub fn release_url(&self, version: &str) -> String {
+        release::url(&self.layout, version)
     }
 
     fn lock(&self) -> Result<File, LabError> {
@@ -287,6 +298,7 @@ impl Lab {
             .remove()
             .map_err(at(Path::new("/sys/fs/cgroup")))?;
         network::remove(&self.layout).map_err(self.network_error())?;
+        Settings::of(&self.layout).restore(self.name())?;
         remove_tree(&self.layout.lab())?;
         if all {
             let labs: Vec<String> = fs::read_dir(self.layout.labs())

@@ -10,7 +10,6 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -18,7 +17,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::base;
 use crate::cgroup::{self, Group};
 use crate::place::Layout;
-use crate::process::Process;
+use crate::process::{Process, locked_within};
 use crate::program::{self, PATH, Place, ProgramError, command, run};
 use crate::state;
 
@@ -340,20 +339,7 @@ impl<'a> Machine<'a> {
 
     /// Waits until nspawn has ended, and tells whether it has.
     pub(crate) fn wait_gone(&self, limit: Duration) -> bool {
-        let Ok(file) = File::open(self.console()) else {
-            return true;
-        };
-        if file.try_lock().is_ok() {
-            return true;
-        }
-        let (sender, receiver) = mpsc::channel();
-        std::thread::spawn(move || {
-            if file.lock().is_ok() {
-                // The one who waited may have given up.
-                let _ = sender.send(());
-            }
-        });
-        receiver.recv_timeout(limit).is_ok()
+        File::open(self.console()).map_or(true, |file| locked_within(&file, limit))
     }
 
     /// Removes everything of a node that is not running.

@@ -36,9 +36,11 @@ pub enum PackageError {
 /// One package file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Package {
+    /// The package's name.
+    pub name: &'static str,
     /// The file.
     pub path: PathBuf,
-    /// Its name without directories.
+    /// The file's name without directories.
     pub file: String,
     /// SHA-256 of its content, in hexadecimal digits.
     pub sha256: String,
@@ -109,7 +111,12 @@ fn newest(directory: &Path, name: &'static str) -> Result<Package, PackageError>
     let mut content = File::open(&path).map_err(read(&path))?;
     io::copy(&mut content, &mut hash).map_err(read(&path))?;
     let sha256 = hex(hash);
-    Ok(Package { path, file, sha256 })
+    Ok(Package {
+        name,
+        path,
+        file,
+        sha256,
+    })
 }
 
 /// The finished sum in hexadecimal digits.

@@ -1,9 +1,10 @@
 //! Processes that outlive the call that started them: known by pid *and* start time, so that a
 //! number that the kernel gave to somebody else is never taken for ours.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -64,14 +65,6 @@ impl Process {
             .unwrap_or(false)
     }
 
-    /// Waits until it is gone, at most so long. It is not this program's child, so there is no event to wait for.
-    pub(crate) fn wait(self, longest: Duration) {
-        let deadline = Instant::now() + longest;
-        while self.alive() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
     /// Its arguments.
     pub(crate) fn arguments(self) -> Vec<String> {
         fs::read(format!("/proc/{}/cmdline", self.pid))
@@ -103,6 +96,27 @@ impl Process {
             .filter_map(|entry| Self::find(entry.file_name().to_str()?.parse().ok()?))
             .collect()
     }
+}
+
+/// Waits for a lock that a process holds as long as it lives, at most so long, and tells whether it was had.
+///
+/// It belongs to the open file that the process has as one of its streams: the kernel gives it up with the last of them,
+/// and there is no other event for the end of a process that is nobody's child.
+pub(crate) fn locked_within(file: &File, limit: Duration) -> bool {
+    if file.try_lock().is_ok() {
+        return true;
+    }
+    let Ok(file) = file.try_clone() else {
+        return false;
+    };
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        if file.lock().is_ok() {
+            // The one who waited may have given up.
+            let _ = sender.send(());
+        }
+    });
+    receiver.recv_timeout(limit).is_ok()
 }
 
 /// State letter and start time from `/proc/PID/stat`; the name in brackets may hold anything.

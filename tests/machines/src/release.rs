@@ -2,17 +2,18 @@
 //! Called by [`crate::Lab::up`] and [`crate::Lab::start`].
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddrV4, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use crate::network;
 use crate::packages::architecture;
 use crate::place::Layout;
-use crate::process::Process;
+use crate::process::{Process, locked_within};
 use crate::program::{ProgramError, command};
 use crate::state::ReleaseServer;
 
@@ -27,17 +28,11 @@ pub const NEXT_PATCH: &str = "v1.34.9+k3s1";
 pub const NEXT_MINOR: &str = "v1.35.2+k3s1";
 
 const START_LIMIT: Duration = Duration::from_secs(10);
-const RETRY: Duration = Duration::from_millis(20);
+/// The longest that a killed server may take to be gone.
+const GONE: Duration = Duration::from_secs(5);
 const READ_LIMIT: Duration = Duration::from_mins(1);
 /// A list of checksums has a few lines.
 const ANSWER_LIMIT: u64 = 64 * 1024;
-
-/// Settings of the machine that a kubelet insists on and that no node has for itself.
-const KUBELET_SETTINGS: [(&str, &str); 3] = [
-    ("/proc/sys/vm/overcommit_memory", "1"),
-    ("/proc/sys/kernel/panic", "10"),
-    ("/proc/sys/kernel/panic_on_oops", "1"),
-];
 
 /// What is served in the place of k3s.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,17 +92,6 @@ pub enum ReleaseError {
         /// The beginning of the answer.
         answer: String,
     },
-    /// A setting of the machine can't be changed.
-    #[error("failed to set {path} to {value}, which a kubelet needs")]
-    Setting {
-        /// The setting.
-        path: &'static str,
-        /// Its value.
-        value: &'static str,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
 }
 
 impl Releases {
@@ -152,19 +136,9 @@ impl Releases {
         versions
     }
 
-    /// Changes what a real kubelet insists on; the stand-in needs nothing.
-    pub fn settle_machine(&self) -> Result<(), ReleaseError> {
-        if matches!(self.payload, Payload::Standin(_)) {
-            return Ok(());
-        }
-        for (path, value) in KUBELET_SETTINGS {
-            fs::write(path, value).map_err(|source| ReleaseError::Setting {
-                path,
-                value,
-                source,
-            })?;
-        }
-        Ok(())
+    /// Whether nodes run a real kubelet, for which the machine needs settings of its own.
+    pub(crate) fn is_real(&self) -> bool {
+        matches!(self.payload, Payload::K3s(_))
     }
 }
 
@@ -173,46 +147,64 @@ pub(crate) fn address(layout: &Layout) -> SocketAddrV4 {
     SocketAddrV4::new(layout.gateway(), PORT)
 }
 
-/// Starts the server and waits until it takes connections.
+/// Starts the server and waits until it says that it listens. An older one must have been killed.
 pub(crate) fn start(layout: &Layout, argv: Vec<String>) -> Result<ReleaseServer, ReleaseError> {
-    let log = layout.release_log();
-    let file = |source| ReleaseError::File {
-        path: log.clone(),
-        source,
-    };
-    let output = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&log)
-        .map_err(file)?;
-    let errors = output.try_clone().map_err(file)?;
-    let mut line = vec!["setsid"];
-    line.extend(argv.iter().map(String::as_str));
-    let mut command = command(&line);
-    command
-        .stdin(Stdio::null())
-        .stdout(output)
-        .stderr(errors)
-        .current_dir("/");
-    let place = network::place(layout);
-    let mut child = place.spawn(&mut command).map_err(ReleaseError::Start)?;
-    let process = i32::try_from(child.id()).ok().and_then(Process::find);
-    std::thread::spawn(move || drop(child.wait()));
     let address = address(layout);
+    let log = layout.release_log();
     let silent = |source| ReleaseError::Silent {
         address,
         log: log.clone(),
         source,
     };
+    let errors = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .map_err(|source| ReleaseError::File {
+            path: log.clone(),
+            source,
+        })?;
+    // Each server has the lock with its log as standard error: until the old one is gone it holds the port.
+    if !locked_within(&errors, GONE) {
+        return Err(silent(io::Error::other(
+            "the one before it has not ended yet",
+        )));
+    }
+    let mut line = vec!["setsid"];
+    line.extend(argv.iter().map(String::as_str));
+    let mut command = command(&line);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(errors)
+        .current_dir("/");
+    let place = network::place(layout);
+    let mut child = place.spawn(&mut command).map_err(ReleaseError::Start)?;
+    let process = i32::try_from(child.id()).ok().and_then(Process::find);
+    let said = child.stdout.take().map_or_else(String::new, first_line);
+    std::thread::spawn(move || drop(child.wait()));
+    if !said.starts_with("listening on ") {
+        return Err(silent(io::Error::other("it did not say that it listens")));
+    }
     let process = process.ok_or_else(|| silent(io::Error::other("it ended at once")))?;
-    place
-        .with(|| wait_for_port(address, process))
-        .map_err(silent)?;
     Ok(ReleaseServer {
         process,
         argv,
         address,
     })
+}
+
+/// The first line that a program prints; empty if it ends or too much time passes before.
+fn first_line(stream: impl io::Read + Send + 'static) -> String {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        if BufReader::new(stream).read_line(&mut line).is_ok() {
+            // The one who waited may have given up.
+            let _ = sender.send(line);
+        }
+    });
+    receiver.recv_timeout(START_LIMIT).unwrap_or_default()
 }
 
 /// Servers of this lab that run, recorded or not: those in its network with its address.
@@ -238,25 +230,18 @@ pub(crate) fn running(layout: &Layout) -> Vec<Process> {
         .collect()
 }
 
-/// A port that is opened by somebody else can only be tried.
-fn wait_for_port(address: SocketAddrV4, process: Process) -> io::Result<()> {
-    let deadline = Instant::now() + START_LIMIT;
-    loop {
-        match TcpStream::connect_timeout(&address.into(), START_LIMIT) {
-            Ok(_) => return Ok(()),
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) if !process.alive() => return Err(io::Error::other("it has ended")),
-            Err(_) => std::thread::sleep(RETRY),
-        }
-    }
-}
-
 /// The name of k3s's file in a release.
 fn asset() -> &'static str {
     match architecture() {
         "arm64" => "k3s-arm64",
         _ => "k3s",
     }
+}
+
+/// The address of k3s in `version`, for a program in the lab.
+pub(crate) fn url(layout: &Layout, version: &str) -> String {
+    let version = version.replace('+', "%2B");
+    format!("http://{}/{version}/{}", address(layout), asset())
 }
 
 /// Fetches the published SHA-256 of k3s in `version`.

@@ -10,7 +10,24 @@
 
 mod machines {
     mod bad_luck;
+    mod disks;
     mod enrolment;
     mod install;
+    mod lab;
     mod packages;
+    mod unfit;
+    mod upgrade;
+
+    /// Something that is done at the end of a test, also where an assertion ends it: what it spoilt serves other tests.
+    struct Afterwards<F: FnMut()>(F);
+
+    impl<F: FnMut()> Drop for Afterwards<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+
+    fn afterwards<F: FnMut()>(work: F) -> Afterwards<F> {
+        Afterwards(work)
+    }
 }

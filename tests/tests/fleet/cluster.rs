@@ -191,19 +191,12 @@ async fn a_node_that_stays_not_ready_is_told_with_the_reason() {
         node_never_ready: true,
         ..Faults::default()
     });
-    let operation = fleet.install(install_on("cp1")).await.unwrap();
-    assert_eq!(operation.state(), OperationState::Failed, "{operation:#?}");
-    let failed = operation
-        .steps
-        .iter()
-        .find(|step| step.state() == pb::StepState::Failed)
-        .unwrap();
-    assert_eq!(failed.id, "wait-node-ready");
-    let error = operation.error.as_ref().expect("an error");
-    assert!(
-        error.message.contains("cp1") && !error.hint.is_empty(),
-        "{error:?}"
-    );
+    let (error, journal) = fails(&fleet, "wait-node-ready").await;
+    assert_eq!(error.reason, "NODE_NOT_READY", "{error:#?}");
+    assert!(error.message.contains("node 'cp1'"), "{error:#?}");
+    let causes = error.causes.join(" ");
+    assert!(causes.contains("KubeletNotReady"), "{error:#?}");
+    assert!(journal.contains("Starting k3s"), "{journal}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use crate::node::NodeError;
 use crate::packages::PackageError;
 use crate::program::ProgramError;
 use crate::release::ReleaseError;
+use crate::settings::SettingError;
 use crate::state::StateError;
 
 /// Why a lab does not do what it was asked.
@@ -118,15 +119,6 @@ pub enum LabError {
         #[source]
         source: ProgramError,
     },
-    /// A program in the lab's network did not do its part.
-    #[error("failed to run a program in the network of lab {lab}")]
-    Program {
-        /// The lab.
-        lab: String,
-        /// Why not.
-        #[source]
-        source: ProgramError,
-    },
     /// The root file system can't be made.
     #[error(transparent)]
     Base(#[from] BaseError),
@@ -142,6 +134,9 @@ pub enum LabError {
     /// Releases can't be served.
     #[error(transparent)]
     Release(#[from] ReleaseError),
+    /// A setting of the machine can't be changed or put back.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
 }
 
 fn known(nodes: &[String]) -> String {

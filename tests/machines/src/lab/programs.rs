@@ -1,15 +1,14 @@
 //! Programs in nodes and in the lab's network, and files that are carried in and out.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::error::at;
 use super::{Lab, LabError};
-use crate::network;
 use crate::node::{Machine, NodeError};
-use crate::program::{self, Output, ProgramError, checked};
+use crate::program::{Output, ProgramError, checked};
 
 impl Lab {
     /// Runs a program in a node to its end. What it prints is returned, whatever its exit code.
@@ -97,31 +96,6 @@ impl Lab {
         let output = self.exec(node, &argv)?;
         let output = checked(&argv, output).map_err(copy_error(node, path))?;
         Ok(output.stdout)
-    }
-
-    /// Copies the file `path` of a node to `file` on the machine.
-    pub fn pull(&self, node: &str, path: &str, file: &Path) -> Result<(), LabError> {
-        fs::write(file, self.read(node, path)?).map_err(at(file))
-    }
-
-    /// Runs a program of the machine within the lab's network to its end.
-    pub fn netns_exec(&self, argv: &[&str]) -> Result<Output, LabError> {
-        network::place(&self.layout)
-            .output(&mut program::command(argv), b"")
-            .map_err(|source| LabError::Program {
-                lab: self.name().to_owned(),
-                source,
-            })
-    }
-
-    /// Starts a program of the machine within the lab's network and does not wait for it.
-    pub fn netns_spawn(&self, command: &mut Command) -> Result<Child, LabError> {
-        network::place(&self.layout)
-            .spawn(command)
-            .map_err(|source| LabError::Program {
-                lab: self.name().to_owned(),
-                source,
-            })
     }
 }
 

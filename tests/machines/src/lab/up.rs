@@ -1,10 +1,9 @@
 //! Bringing nodes up: boot, names, releases, packages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::error::at;
 use super::{Lab, LabError, MACHINE, in_parallel};
@@ -16,6 +15,7 @@ use crate::place::{CONTROLLER_NODE, valid_name};
 use crate::process::Process;
 use crate::program::checked;
 use crate::release::{self, Releases};
+use crate::settings::{KUBELET, Settings};
 use crate::state::{self, State};
 
 /// What nodes get when they are brought up.
@@ -27,9 +27,6 @@ pub struct UpOptions {
     /// Serve releases of k3s to the lab, and make the controller use them.
     pub releases: Option<Releases>,
 }
-
-/// The longest that a killed program may take to be gone.
-const GONE: Duration = Duration::from_secs(5);
 
 impl Lab {
     /// Brings the nodes up that are not, in parallel, and gives them what `options` says. Nodes
@@ -64,7 +61,9 @@ impl Lab {
         self.save(&state)?;
         self.start_nodes(&mut state, names)?;
         if let Some((releases, argv)) = serve {
-            releases.settle_machine()?;
+            if releases.is_real() {
+                Settings::of(&self.layout).change(self.name(), &KUBELET)?;
+            }
             self.serve(&mut state, argv)?;
             self.configure_controller(&state, releases)?;
         }
@@ -149,8 +148,6 @@ impl Lab {
     pub(super) fn serve(&self, state: &mut State, argv: Vec<String>) -> Result<(), LabError> {
         for old in release::running(&self.layout) {
             old.kill();
-            // Until it is gone it holds the port, and would be taken for the new one.
-            old.wait(GONE);
         }
         state.release_server = Some(release::start(&self.layout, argv)?);
         self.save(state)
@@ -189,12 +186,18 @@ impl Lab {
         state: &mut State,
         mut selected: BTreeMap<String, Vec<Package>>,
     ) -> Result<(), LabError> {
-        selected.retain(|name, list| {
-            state
-                .nodes
-                .get(name)
-                .is_some_and(|node| node.packages != packages::record(list))
+        let names: Vec<&str> = selected.keys().map(String::as_str).collect();
+        let there = in_parallel(&names, |name| {
+            let list = selected.get(name).map(Vec::as_slice).unwrap_or_default();
+            self.has(state, name, list)
         });
+        let mut missing = BTreeSet::new();
+        for (name, there) in there {
+            if !there? {
+                missing.insert(name.to_owned());
+            }
+        }
+        selected.retain(|name, _| missing.contains(name));
         let names: Vec<&str> = selected.keys().map(String::as_str).collect();
         let results = in_parallel(&names, |name| {
             let nspawn = state.nodes.get(name).and_then(|node| node.nspawn);
@@ -211,6 +214,25 @@ impl Lab {
         }
         self.save(state)?;
         failure.map_or(Ok(()), Err)
+    }
+
+    /// Whether a node has these packages: by the record, and by what the node says, since a package can be removed there.
+    fn has(&self, state: &State, name: &str, list: &[Package]) -> Result<bool, LabError> {
+        let Some(node) = state.nodes.get(name) else {
+            return Ok(true);
+        };
+        let (Some(nspawn), true) = (node.nspawn, node.packages == packages::record(list)) else {
+            return Ok(false);
+        };
+        let mut argv = vec![
+            "dpkg-query",
+            "--show",
+            "--showformat=${db:Status-Status}\\n",
+        ];
+        argv.extend(list.iter().map(|package| package.name));
+        let output = Machine::new(&self.layout, name).output(nspawn, &argv, b"")?;
+        let text = output.text();
+        Ok(output.status.success() && text.lines().all(|status| status == "installed"))
     }
 
     fn install_on(

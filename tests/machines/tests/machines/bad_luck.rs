@@ -1,47 +1,119 @@
-//! Crashes, cuts and full disks on booted nodes. The same at every step is tested with the fleet in one process.
+//! Crashes at five points of an install on booted nodes, and a CLI that is killed. The same at every step is tested with
+//! the fleet in one process.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::BufRead as _;
 
 use serde_json::Value;
 
-use canasta_machines::fleet::Fleet;
+use canasta_machines::fleet::{Fleet, Running, standin};
+use canasta_machines::needs;
 
-/// Starts an install and returns its id when `step` has begun.
-fn install_up_to(fleet: &Fleet, node: &str, step: &str) -> String {
-    let mut cli = fleet.start(&["install", "k8s-cp", "--host", node, "--output", "json"]);
-    let out = BufReader::new(cli.stdout.take().expect("a pipe"));
-    let mut id = None;
-    for line in out.lines() {
-        let event: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
-        if event["event"] == "started" && event["step"] == step {
-            id = event["operation_id"].as_str().map(str::to_owned);
-            break;
-        }
-    }
-    // The CLI is killed on top of it all: the operation does not depend on it.
-    cli.kill().expect("killed");
-    cli.wait().expect("ended");
-    id.unwrap_or_else(|| panic!("the step {step} never began"))
+/// A version that only these tests ask for: the stand-in with so much padding that a push takes a while.
+const LARGE: &str = "v1.34.8+k3s7";
+
+/// Gives the controller the large release. Its end stays the stand-in's trailer, which tells it what to claim.
+fn import_large_release(fleet: &Fleet) {
+    let script = "set -e; cd /var/tmp; curl -fsS -o large \"$1\"; tail -c 4096 large >end; truncate -s 448M large; \
+        cat end >>large; canasta artefact import k3s large --version \"$2\"; rm large end";
+    let url = fleet.lab.release_url(LARGE);
+    let argv = ["sh", "-c", script, "sh", &url, LARGE];
+    fleet.run("ctl", &argv).ok();
 }
 
-/// Waits for the end of the operation; runs the command again when it did not end well; then all must be whole.
-fn ends_or_is_repaired(fleet: &Fleet, node: &str, id: &str) {
-    let state = || {
-        let shown = fleet.canasta(&["operation", "show", id, "--output", "json"]);
-        if shown.code != 0 {
-            return "unknown".to_owned();
+/// Makes k3s take its time on a node: so many real seconds for a recorded one. A real k3s is slow by itself.
+fn slow_down(fleet: &Fleet, node: &str, scale: f64) {
+    let text = format!("scale: {scale}\n");
+    fleet
+        .lab
+        .write(
+            node,
+            "/etc/rancher/k3s/standin.yaml",
+            text.as_bytes(),
+            0o644,
+        )
+        .expect("written");
+}
+
+/// Starts an install and follows it until `step` has begun; the operation's id and the CLI.
+fn install_up_to(fleet: &Fleet, arguments: &[&str], step: &str) -> (String, Running) {
+    let mut argv = vec!["install", "k8s-cp", "--output", "json"];
+    argv.extend(arguments);
+    let mut cli = fleet.start(&argv);
+    loop {
+        let mut line = String::new();
+        let length = cli.out.read_line(&mut line).expect("a line");
+        assert_ne!(length, 0, "the step {step} never began");
+        let event: Value = serde_json::from_str(&line).expect("JSON");
+        if event["event"] == "started" && event["step"] == step {
+            let id = event["operation_id"].as_str().expect("an id").to_owned();
+            return (id, cli);
         }
-        shown.json()["operation"]["state"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
-    };
-    fleet.until("the operation ends", 180, || {
-        matches!(state().as_str(), "succeeded" | "failed" | "interrupted")
+    }
+}
+
+/// Ends the CLI in its node, and with it the hold on it here.
+fn kill_cli(fleet: &Fleet, mut cli: Running) {
+    fleet.run("ctl", &["kill", "-KILL", &cli.pid]).ok();
+    let status = cli.child.wait().expect("ended");
+    assert!(!status.success(), "it had ended by itself: {status}");
+}
+
+/// One step of an operation.
+fn step_of(operation: &Value, step: &str) -> Value {
+    operation["steps"]
+        .as_array()
+        .and_then(|steps| steps.iter().find(|found| found["id"] == step))
+        .unwrap_or_else(|| panic!("no step {step}: {operation}"))
+        .clone()
+}
+
+/// The step that is struck must be running still: a blow after its end would prove nothing.
+fn assert_running(fleet: &Fleet, id: &str, step: &str) {
+    let operation = fleet.operation(id);
+    assert_eq!(operation["state"], "running", "{operation}");
+    let step = step_of(&operation, step);
+    assert_eq!(step["state"], "running", "{step}");
+}
+
+/// Kills a daemon while `step` runs, and waits for the one that systemd starts in its place.
+fn kill_during(fleet: &Fleet, node: &str, unit: &str, id: &str, step: &str) {
+    let main_pid = || fleet.unit(node, unit, "MainPID");
+    let before = main_pid();
+    assert_running(fleet, id, step);
+    let argv = [
+        "systemctl",
+        "kill",
+        "--kill-who",
+        "main",
+        "--signal",
+        "KILL",
+        unit,
+    ];
+    fleet.run(node, &argv).ok();
+    fleet.until(&format!("{unit} runs anew"), 30, || {
+        !["0", &before].contains(&main_pid().as_str())
     });
-    if state() != "succeeded" {
+}
+
+/// Follows the operation to its end; runs the command again when it did not end well; then all must be whole. Returns
+/// the operation as it ended.
+fn ends_or_is_repaired(fleet: &Fleet, node: &str, arguments: &[&str], id: &str) -> Value {
+    fleet.until("the controller answers", 60, || {
+        fleet.canasta(&["host", "list"]).code == 0
+    });
+    // It comes back at the end, however that is.
+    fleet.canasta(&["operation", "watch", id]);
+    let ended = fleet.operation(id);
+    let state = ended["state"].as_str().unwrap_or_default();
+    assert!(
+        matches!(state, "succeeded" | "failed" | "interrupted"),
+        "{ended}"
+    );
+    if state != "succeeded" {
         fleet.until_state(node, "connected");
-        fleet.canasta(&["install", "k8s-cp", "--host", node]).ok();
+        let mut argv = vec!["install", "k8s-cp"];
+        argv.extend(arguments);
+        fleet.canasta(&argv).ok();
     }
     let nodes = fleet.nodes(node);
     assert_eq!(nodes[0]["ready"], true, "{nodes:?}");
@@ -50,254 +122,117 @@ fn ends_or_is_repaired(fleet: &Fleet, node: &str, id: &str) {
         .run(node, &["find", "/usr/local/bin", "-name", "*canasta-k3s*"])
         .ok();
     assert_eq!(staged, "");
-}
-
-fn kill_unit(fleet: &Fleet, node: &str, unit: &str) {
-    fleet
-        .run(
-            node,
-            &[
-                "systemctl",
-                "kill",
-                "--kill-who",
-                "main",
-                "--signal",
-                "KILL",
-                unit,
-            ],
-        )
-        .ok();
+    ended
 }
 
 #[test]
 fn the_controller_is_killed_while_it_pushes() {
+    if !needs("the_controller_is_killed_while_it_pushes", &[standin()]) {
+        return;
+    }
     let fleet = Fleet::up(&["luck1"]);
     fleet.enrol("luck1");
-    let id = install_up_to(&fleet, "luck1", "push-artefact");
-    kill_unit(&fleet, "ctl", "canasta-controller");
-    ends_or_is_repaired(&fleet, "luck1", &id);
+    import_large_release(&fleet);
+    let arguments = ["--host", "luck1", "--k3s-version", LARGE];
+    let (id, _cli) = install_up_to(&fleet, &arguments, "push-artefact");
+    kill_during(&fleet, "ctl", "canasta-controller", &id, "push-artefact");
+    let ended = ends_or_is_repaired(&fleet, "luck1", &arguments, &id);
+    let attempts = step_of(&ended, "push-artefact")["attempts"].as_u64();
+    assert!(attempts > Some(1), "{ended}");
 }
 
 #[test]
 fn the_controller_is_killed_while_the_node_gets_ready() {
     let fleet = Fleet::up(&["luck2"]);
     fleet.enrol("luck2");
-    let id = install_up_to(&fleet, "luck2", "wait-node-ready");
-    kill_unit(&fleet, "ctl", "canasta-controller");
-    ends_or_is_repaired(&fleet, "luck2", &id);
+    slow_down(&fleet, "luck2", 0.3);
+    let arguments = ["--host", "luck2"];
+    let (id, _cli) = install_up_to(&fleet, &arguments, "wait-node-ready");
+    kill_during(&fleet, "ctl", "canasta-controller", &id, "wait-node-ready");
+    let ended = ends_or_is_repaired(&fleet, "luck2", &arguments, &id);
+    let attempts = step_of(&ended, "wait-node-ready")["attempts"].as_u64();
+    assert!(attempts > Some(1), "{ended}");
 }
 
 #[test]
-fn the_agent_is_killed_while_it_writes_the_configuration() {
+fn the_agent_is_killed_while_it_takes_the_binary() {
+    if !needs(
+        "the_agent_is_killed_while_it_takes_the_binary",
+        &[standin()],
+    ) {
+        return;
+    }
     let fleet = Fleet::up(&["luck3"]);
     fleet.enrol("luck3");
-    let id = install_up_to(&fleet, "luck3", "write-config");
-    kill_unit(&fleet, "luck3", "canasta-agent");
-    ends_or_is_repaired(&fleet, "luck3", &id);
+    import_large_release(&fleet);
+    let arguments = ["--host", "luck3", "--k3s-version", LARGE];
+    let (id, _cli) = install_up_to(&fleet, &arguments, "push-artefact");
+    kill_during(&fleet, "luck3", "canasta-agent", &id, "push-artefact");
+    ends_or_is_repaired(&fleet, "luck3", &arguments, &id);
 }
 
 #[test]
 fn the_agent_is_killed_while_k3s_starts() {
     let fleet = Fleet::up(&["luck4"]);
     fleet.enrol("luck4");
-    let id = install_up_to(&fleet, "luck4", "wait-api");
-    kill_unit(&fleet, "luck4", "canasta-agent");
-    ends_or_is_repaired(&fleet, "luck4", &id);
+    slow_down(&fleet, "luck4", 0.7);
+    let arguments = ["--host", "luck4"];
+    let (id, _cli) = install_up_to(&fleet, &arguments, "wait-api");
+    kill_during(&fleet, "luck4", "canasta-agent", &id, "wait-api");
+    ends_or_is_repaired(&fleet, "luck4", &arguments, &id);
 }
 
 #[test]
 fn the_node_loses_power_while_k3s_starts() {
     let fleet = Fleet::up(&["luck5"]);
     fleet.enrol("luck5");
-    let id = install_up_to(&fleet, "luck5", "start-service");
+    slow_down(&fleet, "luck5", 0.5);
+    let arguments = ["--host", "luck5"];
+    let (id, _cli) = install_up_to(&fleet, &arguments, "start-service");
+    assert_running(&fleet, &id, "start-service");
     fleet.lab.kill("luck5").expect("a power cut");
     fleet.lab.start(&["luck5"]).expect("power");
-    ends_or_is_repaired(&fleet, "luck5", &id);
+    ends_or_is_repaired(&fleet, "luck5", &arguments, &id);
 }
 
 #[test]
-fn a_full_disk_is_told_with_path_and_space_and_repaired_by_a_second_run() {
-    let fleet = Fleet::up(&["full"]);
-    fleet.enrol("full");
-    fleet
-        .run(
-            "full",
-            &[
-                "mount",
-                "-t",
-                "tmpfs",
-                "-o",
-                "size=64k",
-                "tmpfs",
-                "/usr/local/bin",
-            ],
-        )
+fn the_cli_is_killed_and_a_watch_shows_every_event() {
+    let fleet = Fleet::up(&["luck6"]);
+    fleet.enrol("luck6");
+    slow_down(&fleet, "luck6", 0.2);
+    let (id, cli) = install_up_to(&fleet, &["--host", "luck6"], "wait-api");
+    kill_cli(&fleet, cli);
+    assert_eq!(fleet.operation(&id)["state"], "running");
+    let watched = fleet
+        .canasta(&["operation", "watch", &id, "--output", "json"])
         .ok();
-    let failed = fleet.canasta(&["install", "k8s-cp", "--host", "full"]);
-    assert_eq!(failed.code, 1, "{}", failed.err);
-    assert!(failed.err.contains("/usr/local/bin"), "{}", failed.err);
-    assert!(
-        failed.err.contains("full") || failed.err.contains("space"),
-        "{}",
-        failed.err
-    );
-    fleet.run("full", &["umount", "/usr/local/bin"]).ok();
-    fleet.canasta(&["install", "k8s-cp", "--host", "full"]).ok();
-}
-
-#[test]
-fn a_full_disk_of_the_controller_is_told_with_path_and_space() {
-    let fleet = Fleet::up(&["starved"]);
-    fleet.enrol("starved");
-    let artefacts = "/var/lib/canasta-controller/artefacts";
-    fleet.run("ctl", &["mkdir", "-p", artefacts]).ok();
-    fleet
-        .run(
-            "ctl",
-            &[
-                "mount",
-                "-t",
-                "tmpfs",
-                "-o",
-                "size=64k,mode=777",
-                "tmpfs",
-                artefacts,
-            ],
-        )
-        .ok();
-    // As the controller made it on the disk that it has.
-    fleet
-        .run(
-            "ctl",
-            &["mkdir", "--mode", "777", &format!("{artefacts}/partial")],
-        )
-        .ok();
-    let failed = fleet.canasta(&["install", "k8s-cp", "--host", "starved"]);
-    fleet.run("ctl", &["umount", artefacts]).ok();
-    assert_eq!(failed.code, 1, "{}", failed.err);
-    assert!(failed.err.contains(artefacts), "{}", failed.err);
-    assert!(failed.err.contains("are free"), "{}", failed.err);
-    fleet
-        .canasta(&["install", "k8s-cp", "--host", "starved"])
-        .ok();
-}
-
-#[test]
-fn a_read_only_file_system_is_told_with_its_path() {
-    let fleet = Fleet::up(&["readonly"]);
-    fleet.enrol("readonly");
-    fleet
-        .run(
-            "readonly",
-            &[
-                "mount",
-                "-t",
-                "tmpfs",
-                "-o",
-                "ro",
-                "tmpfs",
-                "/usr/local/bin",
-            ],
-        )
-        .ok();
-    let failed = fleet.canasta(&["install", "k8s-cp", "--host", "readonly"]);
-    assert_eq!(failed.code, 1, "{}", failed.err);
-    assert!(failed.err.contains("/usr/local/bin"), "{}", failed.err);
-    assert!(failed.err.contains("read-only"), "{}", failed.err);
-    fleet.run("readonly", &["umount", "/usr/local/bin"]).ok();
-    fleet
-        .canasta(&["install", "k8s-cp", "--host", "readonly"])
-        .ok();
-}
-
-#[test]
-fn a_taken_port_is_found_before_anything_is_changed_and_its_holder_named() {
-    let fleet = Fleet::up(&["taken"]);
-    fleet.enrol("taken");
-    fleet
-        .run(
-            "taken",
-            &[
-                "systemd-run",
-                "--unit",
-                "squatter",
-                "systemd-socket-activate",
-                "--listen",
-                "6443",
-                "/bin/cat",
-            ],
-        )
-        .ok();
-    fleet.until("the port is taken", 10, || {
-        !fleet
-            .run("taken", &["ss", "-Hltn", "sport", "=", ":6443"])
-            .ok()
-            .is_empty()
-    });
-    let refused = fleet.canasta(&["install", "k8s-cp", "--host", "taken"]);
-    assert_eq!(refused.code, 1, "{}", refused.err);
-    assert!(refused.err.contains("6443"), "{}", refused.err);
-    assert!(refused.err.contains("systemd-socket"), "{}", refused.err);
-    assert_ne!(
-        fleet
-            .run("taken", &["test", "-e", "/usr/local/bin/k3s"])
-            .code,
-        0
-    );
-    fleet.run("taken", &["systemctl", "stop", "squatter"]).ok();
-}
-
-#[test]
-fn a_damaged_database_is_refused_by_name_and_never_replaced() {
-    let fleet = Fleet::up(&["cp1"]);
-    let database = "/var/lib/canasta-controller/fleet.db";
-    let log = || {
-        fleet
-            .run(
-                "ctl",
-                &[
-                    "journalctl",
-                    "-u",
-                    "canasta-controller",
-                    "-n",
-                    "30",
-                    "--no-pager",
-                ],
-            )
-            .ok()
+    let events: Vec<Value> = watched
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    // What moves a bar only has the number of the event before it.
+    let numbered = events.iter().filter(|event| event["event"] != "progress");
+    let numbers: Vec<_> = numbered.filter_map(|event| event["seq"].as_u64()).collect();
+    let whole: Vec<_> = (1_u64..).take(numbers.len()).collect();
+    assert_eq!(numbers, whole);
+    let of_kind = |kind: &str| -> Vec<&Value> {
+        let wanted = |event: &&Value| event["event"] == kind;
+        events
+            .iter()
+            .filter(wanted)
+            .map(|event| &event["step"])
+            .collect()
     };
-    let stopped = |fleet: &Fleet| {
-        fleet
-            .run("ctl", &["systemctl", "stop", "canasta-controller"])
-            .ok()
-    };
-    let started = |fleet: &Fleet| {
-        fleet
-            .run(
-                "ctl",
-                &["systemctl", "start", "--no-block", "canasta-controller"],
-            )
-            .ok()
-    };
-    stopped(&fleet);
-    fleet
-        .run("ctl", &["cp", "-a", database, "/root/fleet.db"])
-        .ok();
-    let cases: [&[&str]; 2] = [&["truncate", "-s", "1000", database], &["rm", database]];
-    for damage in cases {
-        fleet.run("ctl", damage).ok();
-        started(&fleet);
-        fleet.until("it refuses, and says which file", 20, || {
-            log().contains("fleet.db")
-        });
-        assert_ne!(fleet.canasta(&["host", "list"]).code, 0);
-        stopped(&fleet);
-    }
-    fleet
-        .run("ctl", &["cp", "-a", "/root/fleet.db", database])
-        .ok();
-    started(&fleet);
-    fleet.until("it runs again", 30, || {
-        fleet.canasta(&["host", "list"]).code == 0
-    });
+    let operation = fleet.operation(&id);
+    let steps: Vec<_> = operation["steps"]
+        .as_array()
+        .expect("steps")
+        .iter()
+        .map(|step| &step["id"])
+        .collect();
+    assert_eq!(events[0]["event"], "planned");
+    assert_eq!(of_kind("started"), steps);
+    assert_eq!(of_kind("finished"), steps);
+    assert_eq!(of_kind("ended").len(), 1);
+    assert_eq!(operation["state"], "succeeded");
 }

@@ -2,6 +2,8 @@
 
 use canasta_machines::fleet::Fleet;
 
+use super::packages::package;
+
 #[test]
 fn an_agent_that_has_not_joined_waits_and_has_no_port_open() {
     let fleet = Fleet::up(&["waiting"]);
@@ -93,24 +95,25 @@ fn a_host_that_goes_silent_is_unreachable_since_then() {
 
 #[test]
 fn the_cli_works_from_another_machine_until_its_user_is_removed() {
-    let fleet = Fleet::up(&["cp1"]);
-    let home = "XDG_CONFIG_HOME=/tmp/anna";
-    let as_anna = |arguments: &[&str]| {
-        let mut argv = vec!["env", home, "canasta"];
-        argv.extend(arguments);
-        fleet.run("ctl", &argv)
-    };
-    fleet.canasta(&["user", "remove", "anna"]);
-    fleet.run("ctl", &["rm", "-rf", "/tmp/anna"]).ok();
-    let added = fleet.asked(&["user", "add", "anna", "--role", "viewer"]);
+    let fleet = Fleet::up(&["laptop"]);
+    let file = "/var/tmp/canasta.deb";
     fleet
         .lab
-        .write(
-            "ctl",
-            "/tmp/anna.token",
-            added["token"].as_str().expect("a token").as_bytes(),
-            0o600,
-        )
+        .push("laptop", package("canasta", ".deb").as_ref(), file)
+        .expect("copied");
+    fleet.run("laptop", &["dpkg", "--install", file]).ok();
+    let as_anna = |arguments: &[&str]| {
+        let mut argv = vec!["env", "XDG_CONFIG_HOME=/tmp/anna", "canasta"];
+        argv.extend(arguments);
+        fleet.run("laptop", &argv)
+    };
+    fleet.canasta(&["user", "remove", "anna"]);
+    fleet.run("laptop", &["rm", "-rf", "/tmp/anna"]).ok();
+    let added = fleet.asked(&["user", "add", "anna", "--role", "viewer"]);
+    let token = added["token"].as_str().expect("a token");
+    fleet
+        .lab
+        .write("laptop", "/tmp/anna.token", token.as_bytes(), 0o600)
         .expect("written");
     as_anna(&[
         "context",
@@ -123,11 +126,25 @@ fn the_cli_works_from_another_machine_until_its_user_is_removed() {
     ])
     .ok();
     as_anna(&["host", "list"]).ok();
-    let refused = as_anna(&["host", "add", "--name", "x"]);
+    let refused = as_anna(&["host", "add", "--name", "annas"]);
     assert_eq!(refused.code, 4, "{}", refused.err);
     fleet.canasta(&["user", "remove", "anna"]).ok();
     let refused = as_anna(&["host", "list"]);
     assert_eq!(refused.code, 4, "{}", refused.err);
-    let audit = fleet.canasta(&["audit"]).ok();
-    assert!(audit.contains("user anna"), "{audit}");
+
+    let address = fleet.lab.address("laptop").expect("an address").to_string();
+    let audit = fleet.asked(&["audit"]);
+    let rows = audit["rows"].as_array().expect("rows");
+    let told = |row: &&serde_json::Value| {
+        row["who"] == "user anna"
+            && row["what"]
+                .as_str()
+                .is_some_and(|what| what.ends_with("/AddHost"))
+    };
+    let row = rows.iter().find(told);
+    let row = row.unwrap_or_else(|| panic!("not audited: {audit:#}"));
+    let outcome = row["outcome"].as_str().unwrap_or_default();
+    assert!(outcome.contains("ROLE"), "{row}");
+    let from = row["from"].as_str().unwrap_or_default();
+    assert!(from.contains(&address), "{row}");
 }
