@@ -17,7 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     version,
     max_term_width = 100,
     after_help = "Examples:\n  canasta host add --name cp1\n  canasta install k8s-cp --host cp1\n  canasta cluster list\n\n\
-                  Exit codes: 0 done, 1 the operation failed, 2 wrong usage, 3 the controller can't be reached, 4 not allowed"
+                  Exit codes: 0 done, 1 the operation failed or a check found a fault, 2 wrong usage, 3 the controller can't be reached, 4 not allowed, 130 left with Ctrl-C while the operation goes on"
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -51,7 +51,7 @@ pub(crate) enum Format {
     Table,
     /// JSON; long work as one JSON object a line.
     Json,
-    /// YAML.
+    /// YAML; long work as one YAML document an event.
     Yaml,
 }
 
@@ -63,7 +63,8 @@ pub(crate) enum Command {
     Host(HostCommand),
     /// Install Kubernetes on a host.
     #[command(
-        after_help = "Examples:\n  canasta install k8s-cp --host cp1\n  canasta install k8s-cp --host cp1 --public-ip 203.0.113.7 --dry-run"
+        after_help = "Examples:\n  canasta install k8s-cp --host cp1\n  canasta install k8s-cp --host cp1 --public-ip 203.0.113.7 --dry-run\n\n\
+                      Ctrl-C leaves the command (exit code 130); the operation goes on, and `canasta operation watch ID` shows it again."
     )]
     Install(InstallArguments),
     /// Show clusters and their nodes.

@@ -9,20 +9,18 @@ mod install;
 mod operation;
 mod user;
 
-use std::process::ExitCode;
-
 use canasta_proto::pb::WhoAmIRequest;
 use canasta_proto::pb::user_service_client::UserServiceClient;
 use serde::Serialize;
 
 use crate::args::{Arguments, Command, Format, Global};
 use crate::connect::connect;
-use crate::error::Error;
+use crate::error::{End, Error};
 use crate::output;
 use crate::view::people::role_word;
 
 /// Runs the command that was typed.
-pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Error> {
+pub(crate) async fn run(arguments: Arguments) -> Result<End, Error> {
     let global = &arguments.global;
     match arguments.command {
         Command::Host(command) => host::run(global, command).await?,
@@ -36,7 +34,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Error> {
         Command::Version => version(global).await?,
         Command::GenerateDocs { directory } => docs::generate(&directory)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(End::Done)
 }
 
 /// `canasta version`.

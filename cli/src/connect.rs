@@ -1,25 +1,23 @@
 //! The way to the controller: its socket on this machine, or mutual TLS to another one.
 
+mod renewal;
+
 use std::io;
 use std::path::Path;
 
 use canasta_proto::address::{Address, CONTROLLER_PORT};
-use canasta_proto::pb::RenewCertificateRequest;
-use canasta_proto::pb::user_service_client::UserServiceClient;
 use canasta_transport::dial::{self, DialError, Limits};
 use canasta_transport::keys::{KeyError, PrivateKey};
 use canasta_transport::material::{Material, Reloadable};
 use canasta_transport::refusal::HandshakeRefusal;
 use canasta_transport::status::chain;
 use canasta_transport::tls::ClientTls;
-use jiff::Timestamp;
 use tonic::transport::Channel;
 
 use crate::args::Global;
 use crate::contexts::{self, Context, Contexts};
 use crate::error::Error;
-use crate::output;
-use crate::paths::SOCKET;
+use crate::paths::CONTROLLER_SOCKET;
 
 /// Which controller a command talks to.
 #[derive(Debug)]
@@ -58,14 +56,14 @@ pub(crate) async fn connect(global: &Global) -> Result<Channel, Error> {
 }
 
 async fn connect_local() -> Result<Channel, Error> {
-    dial::connect_unix(Path::new(SOCKET), &Limits::default()).await.map_err(|error| {
+    dial::connect_unix(Path::new(CONTROLLER_SOCKET), &Limits::default()).await.map_err(|error| {
         let kind = match &error {
             DialError::Socket { source, .. } => source.kind(),
             _ => io::ErrorKind::Other,
         };
         match kind {
             io::ErrorKind::PermissionDenied => Error::NotAllowed {
-                message: format!("you may not use the controller on this machine ({SOCKET})"),
+                message: format!("you may not use the controller on this machine ({CONTROLLER_SOCKET})"),
                 hint: "run the command with sudo, or become a member of the group canasta (its members are root on every node)"
                     .to_owned(),
             },
@@ -85,41 +83,42 @@ async fn connect_local() -> Result<Channel, Error> {
 }
 
 async fn connect_remote(name: &str, context: &Context) -> Result<Channel, Error> {
-    let material = material(context).ok_or_else(|| {
-        Error::local(
-            format!("the context '{name}' is damaged"),
-            format!("add it anew: `canasta user add {}` on the controller, then `canasta context add {name}` here", context.user),
-        )
+    let next = context.next.as_ref();
+    if let Some((leaf, next)) = next.and_then(|leaf| Some((leaf, context.material(leaf).ok()?))) {
+        match dial(next, context).await? {
+            Ok(channel) => {
+                renewal::settle(name, leaf);
+                return Ok(channel);
+            }
+            // The controller may not know it: its database is an older one. The present certificate may still do.
+            Err(error) if error.refusal().is_some() => {}
+            Err(error) => return Err(refused(&error, name, context)),
+        }
+    }
+    let present = context.material(&context.leaf).map_err(|error| Error::Local {
+        message: format!("the context '{name}' is damaged"),
+        hint: format!(
+            "add it anew: `canasta user add {}` on the controller, then `canasta context add {name}` here",
+            context.user
+        ),
+        source: Some(Box::new(error)),
     })?;
-    let expected = material.identity().fleet.controller();
-    let renew = material.facts().renew_at(0.0) <= Timestamp::now();
-    let tls = ClientTls::fleet(Reloadable::new(material), expected);
-    let address = dial_address(&context.controller)?;
-    let dialled = dial::connect(&address, &tls, &Limits::default()).await;
-    let channel = dialled
-        .map_err(|error| refused(&error, name, context))?
-        .channel;
-    if renew && let Err(error) = renew_certificate(channel.clone(), name, context).await {
-        // The present certificate still does, and the next command tries again.
-        output::note(&format!(
-            "the certificate of the context '{name}' could not be renewed: {error}"
-        ));
+    let channel = dial(present.clone(), context)
+        .await?
+        .map_err(|error| refused(&error, name, context))?;
+    if renewal::is_due(&present) {
+        renewal::renew(channel.clone(), name, context, &present).await;
     }
     Ok(channel)
 }
 
-/// Gets a certificate for a new key, and keeps both. Nobody has to run a command for it once a month.
-async fn renew_certificate(channel: Channel, name: &str, context: &Context) -> Result<(), Error> {
-    let (key, csr) = new_key()?;
-    let request = RenewCertificateRequest { csr: csr.into() };
-    let answer = UserServiceClient::new(channel)
-        .renew_certificate(request)
-        .await?;
-    let issued = answer.into_inner().issued.unwrap_or_default();
-    let renewed = Context::new(&context.controller, &key, issued)?;
-    let mut known = Contexts::load()?;
-    known.contexts.insert(name.to_owned(), renewed);
-    known.save()
+/// Dials the controller with this certificate.
+async fn dial(material: Material, context: &Context) -> Result<Result<Channel, DialError>, Error> {
+    let expected = material.identity().fleet.controller();
+    let tls = ClientTls::fleet(Reloadable::new(material), expected);
+    let address = dial_address(&context.controller)?;
+    let dialled = dial::connect(&address, &tls, &Limits::default()).await;
+    Ok(dialled.map(|dialled| dialled.channel))
 }
 
 /// A new key with its request for a certificate.
@@ -129,13 +128,6 @@ pub(crate) fn new_key() -> Result<(PrivateKey, Vec<u8>), Error> {
     let key = PrivateKey::generate().map_err(failed)?;
     let csr = key.csr().map_err(failed)?;
     Ok((key, csr))
-}
-
-fn material(context: &Context) -> Option<Material> {
-    let key = PrivateKey::from_pem(&context.key).ok()?;
-    let leaf = contexts::from_hex(&context.certificate)?;
-    let ca = contexts::from_hex(&context.ca_certificate)?;
-    Material::new(&leaf, &key, &ca).ok()
 }
 
 /// `HOST:PORT` from what a person gave.

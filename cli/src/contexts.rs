@@ -1,19 +1,23 @@
 //! The controllers that this CLI knows: `$XDG_CONFIG_HOME/canasta/contexts.toml`, 0600 because client keys are in it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use canasta_proto::pb::IssuedCertificate;
 use canasta_transport::keys::PrivateKey;
+use canasta_transport::material::{Material, MaterialError};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::paths;
 
 /// The context that always is there: the controller on this machine, through its socket.
 pub(crate) const LOCAL: &str = "local";
 
 /// What the file holds.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Contexts {
     /// The one that is used when none is named.
@@ -26,7 +30,6 @@ pub(crate) struct Contexts {
 
 /// One controller and who this CLI is to it.
 #[derive(Serialize, Deserialize, Clone)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Context {
     /// `HOST:PORT`.
     pub(crate) controller: String,
@@ -36,10 +39,34 @@ pub(crate) struct Context {
     pub(crate) user: String,
     /// The fleet's CA certificate, DER in hex.
     pub(crate) ca_certificate: String,
-    /// The client certificate, DER in hex.
+    /// The client certificate and its key.
+    #[serde(flatten)]
+    pub(crate) leaf: Leaf,
+    /// What takes its place once a controller has let it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) next: Option<Leaf>,
+}
+
+/// A client certificate with its key.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq)]
+pub(crate) struct Leaf {
+    /// DER in hex.
     pub(crate) certificate: String,
-    /// The client key, PEM.
-    pub(crate) key: String,
+    /// PEM.
+    key: String,
+}
+
+impl Leaf {
+    /// A certificate (DER) that was given for this key.
+    pub(crate) fn new(key: &PrivateKey, certificate: &[u8]) -> Result<Self, Error> {
+        let key = key.reveal_pem().map_err(|error| {
+            Error::local(format!("the new key can't be kept: {error}"), "try again")
+        })?;
+        Ok(Self {
+            certificate: to_hex(certificate),
+            key,
+        })
+    }
 }
 
 impl Context {
@@ -49,17 +76,29 @@ impl Context {
         key: &PrivateKey,
         issued: IssuedCertificate,
     ) -> Result<Self, Error> {
-        let key = key.reveal_pem().map_err(|error| {
-            Error::local(format!("the new key can't be kept: {error}"), "try again")
-        })?;
+        let leaf = Leaf::new(key, &issued.certificate)?;
         Ok(Self {
             controller: controller.to_owned(),
             fleet: issued.fleet_id,
             user: issued.name,
             ca_certificate: to_hex(&issued.ca_certificate),
-            certificate: to_hex(&issued.certificate),
-            key,
+            leaf,
+            next: None,
         })
+    }
+
+    /// A certificate with its key, checked to belong together and to the fleet's CA.
+    pub(crate) fn material(&self, leaf: &Leaf) -> Result<Material, MaterialError> {
+        let key = PrivateKey::from_pem(&leaf.key).map_err(MaterialError::Key)?;
+        // What is not hex is no certificate either.
+        let der = |hex: &str| from_hex(hex).unwrap_or_default();
+        Material::new(&der(&leaf.certificate), &key, &der(&self.ca_certificate))
+    }
+}
+
+impl std::fmt::Debug for Leaf {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Leaf")
     }
 }
 
@@ -74,19 +113,32 @@ impl std::fmt::Debug for Context {
 }
 
 impl Contexts {
-    /// Where the file is.
-    pub(crate) fn path() -> Result<PathBuf, Error> {
-        let directory = std::env::var_os("XDG_CONFIG_HOME")
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-            .or_else(|| std::env::home_dir().map(|home| home.join(".config")))
-            .ok_or_else(|| {
-                Error::local(
-                    "this user has no home directory",
-                    "set XDG_CONFIG_HOME to a directory",
-                )
-            })?;
-        Ok(directory.join("canasta/contexts.toml"))
+    fn path() -> Result<PathBuf, Error> {
+        paths::contexts().ok_or_else(|| {
+            Error::local(
+                "this user has no home directory",
+                "set XDG_CONFIG_HOME to a directory",
+            )
+        })
+    }
+
+    /// Changes the file, one command at a time: what another one writes meanwhile is not lost.
+    ///
+    /// # Errors
+    /// When the file can't be read or written, or `change` fails; then nothing is written.
+    pub(crate) fn update<T>(
+        change: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let path = Self::path()?;
+        if let Some(directory) = path.parent() {
+            canasta_durable::create_dir_all(directory, 0o700)
+                .map_err(|error| unwritten(&path, error))?;
+        }
+        let _alone = lock(&path)?;
+        let mut known = Self::load()?;
+        let value = change(&mut known)?;
+        known.save(&path)?;
+        Ok(value)
     }
 
     /// Reads the file; without one there are no contexts.
@@ -111,18 +163,31 @@ impl Contexts {
     }
 
     /// Writes the file so that a crash leaves the old or the new one.
-    pub(crate) fn save(&self) -> Result<(), Error> {
-        let path = Self::path()?;
+    fn save(&self, path: &Path) -> Result<(), Error> {
         let text = toml::to_string_pretty(self).expect("contexts are plain data");
-        let failed = |source: canasta_durable::Error| Error::Local {
-            message: format!("failed to write {}", path.display()),
-            hint: "check the space and the owner of the directory".to_owned(),
-            source: Some(Box::new(source)),
-        };
-        if let Some(directory) = path.parent() {
-            canasta_durable::create_dir_all(directory, 0o700).map_err(failed)?;
-        }
-        canasta_durable::write(&path, text.as_bytes(), 0o600).map_err(failed)
+        canasta_durable::write(path, text.as_bytes(), 0o600).map_err(|error| unwritten(path, error))
+    }
+}
+
+/// Waits until no other command changes the contexts. The lock is on a file of its own, as the other one is replaced by each
+/// change; it ends with the file, also when the program is killed.
+fn lock(contexts: &Path) -> Result<File, Error> {
+    let path = contexts.with_extension("lock");
+    let locked = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .and_then(|file| file.lock().map(|()| file));
+    locked.map_err(|source| unwritten(&path, source))
+}
+
+fn unwritten(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Local {
+        message: format!("failed to write {}", path.display()),
+        hint: "check the space and the owner of the directory".to_owned(),
+        source: Some(Box::new(source)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Every way in which a command can end badly: what is printed, and the exit code.
+//! Every way in which a command can end: what is printed of an error, and the exit code, which is chosen here alone.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,6 +9,29 @@ use canasta_transport::status::Fault;
 use tonic::Code;
 
 use crate::output::plain;
+
+/// How a command ended that met no error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// All was done.
+    Done,
+    /// A plan was shown, and something stands in its way.
+    Blocked,
+    /// Ctrl-C: the command was left, and the operation goes on.
+    Detached,
+}
+
+impl End {
+    /// The exit code.
+    pub(crate) fn exit_code(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Done => 0,
+            Self::Blocked => 1,
+            // What a shell gives for a program that Ctrl-C ended: nobody takes it for the end of the operation.
+            Self::Detached => 130,
+        })
+    }
+}
 
 /// Why a command ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +114,7 @@ impl Error {
         }
     }
 
-    /// The one place where the exit code is chosen.
+    /// The exit code.
     pub(crate) fn exit_code(&self) -> ExitCode {
         let code = match self {
             Self::Usage { .. } => 2,

@@ -23,6 +23,10 @@ pub(crate) fn package(packages: &[String], host: &str) -> Result<Package, Error>
     let names: Vec<&str> = packages.iter().map(String::as_str).collect();
     match names.as_slice() {
         ["k8s-cp"] => Ok(Package::ControlPlane),
+        [] => Err(Error::usage(
+            "what to install was not said",
+            format!("for a control plane {}", right(CONTROL_PLANE)),
+        )),
         ["k8s-worker"] => Err(Error::usage(
             "this version does not install workers yet",
             format!(
@@ -111,7 +115,8 @@ mod tests {
     #[test]
     fn other_forms_are_refused_with_the_right_one() {
         for words in [
-            &["k8s"][..],
+            &[][..],
+            &["k8s"],
             &["k8s-cp", "k8s-worker"],
             &["k8s-worker"],
             &["k8scp"],

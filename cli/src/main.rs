@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Err(source) => Err(error::Error::Runtime(source)),
     };
     match result {
-        Ok(code) => code,
+        Ok(end) => end.exit_code(),
         Err(error) => {
             error::print(&error);
             error.exit_code()

@@ -25,8 +25,26 @@ pub(crate) fn print<T: Serialize>(
     write(&text)
 }
 
-/// Prints one JSON object on a line of its own, for long work.
-pub(crate) fn print_line<T: Serialize>(value: &T) -> Result<(), Error> {
+/// Says that something was done: to people as a sentence that is no data, to programs as an object.
+pub(crate) fn confirm<T: Serialize>(
+    format: Format,
+    value: &T,
+    sentence: &str,
+) -> Result<(), Error> {
+    if format == Format::Table {
+        note(sentence);
+        return Ok(());
+    }
+    print(format, value, |_| String::new())
+}
+
+/// Prints one event of long work, so that each can be read as it comes: JSON on a line of its own, YAML as a document of
+/// its own.
+pub(crate) fn print_event<T: Serialize>(format: Format, value: &T) -> Result<(), Error> {
+    if format == Format::Yaml {
+        let text = serde_norway::to_string(value).expect("views are plain data");
+        return write(&format!("---\n{text}"));
+    }
     let mut text = serde_json::to_string(value).expect("views are plain data");
     text.push('\n');
     write(&text)

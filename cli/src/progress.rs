@@ -1,11 +1,10 @@
 //! Follows an operation to its end, over every broken connection: live lines on a terminal, plain lines elsewhere, JSON lines
-//! for programs. `install` and `operation watch` call it.
+//! or YAML documents for programs. `install` and `operation watch` call it.
 
 mod bars;
 mod lines;
 
 use std::io::IsTerminal as _;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use canasta_proto::pb::operation_event::Event;
@@ -16,7 +15,7 @@ use tonic::transport::Channel;
 
 use crate::args::{Format, Global};
 use crate::connect::connect;
-use crate::error::Error;
+use crate::error::{End, Error};
 use crate::output;
 use crate::view::operation::EventLine;
 
@@ -24,14 +23,8 @@ use crate::view::operation::EventLine;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What Ctrl-C means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OnInterrupt {
-    /// The command started the operation: say that it goes on.
-    Detach,
-    /// The command only watched.
-    Stop,
-}
+/// The reason that a controller gives which is stopped and goes on with its operations when it is started again.
+const STOPPING: &str = "CONTROLLER_STOPPING";
 
 /// Shows what happens in an operation.
 trait Show {
@@ -41,37 +34,41 @@ trait Show {
     fn note(&mut self, text: &str);
 }
 
-/// Follows an operation to its end; the exit code is how it ended.
-pub(crate) async fn follow(
-    global: &Global,
-    channel: Channel,
-    id: String,
-    on_interrupt: OnInterrupt,
-) -> Result<ExitCode, Error> {
-    let mut show: Box<dyn Show> = match global.output {
-        Format::Json | Format::Yaml => Box::new(JsonLines),
-        Format::Table if std::io::stderr().is_terminal() => Box::new(bars::Bars::new()),
-        Format::Table => Box::new(lines::Lines::default()),
-    };
+/// Follows an operation to its end, or until Ctrl-C, which leaves it running.
+///
+/// # Errors
+/// When the operation ended badly, or the controller refuses.
+pub(crate) async fn follow(global: &Global, channel: Channel, id: String) -> Result<End, Error> {
+    let mut show = renderer(global.output);
     let interrupted = tokio::signal::ctrl_c();
     let ended = tokio::select! {
         ended = watch(global, channel, &id, show.as_mut()) => ended?,
         _ = interrupted => {
             drop(show);
-            if on_interrupt == OnInterrupt::Detach {
-                output::note(&format!("the operation goes on; watch it with `canasta operation watch {id}`, stop it with `canasta operation cancel {id}`"));
-            }
-            // What a shell gives for a program that Ctrl-C ended.
-            return Ok(ExitCode::from(130));
+            output::note(&format!("the operation goes on; watch it with `canasta operation watch {id}`, stop it with `canasta operation cancel {id}`"));
+            return Ok(End::Detached);
         }
     };
     drop(show);
     verdict(&id, ended)
 }
 
-fn verdict(id: &str, ended: OperationEnded) -> Result<ExitCode, Error> {
+/// How the operation is shown: by the format, and by what standard error is.
+fn renderer(format: Format) -> Box<dyn Show> {
+    if format != Format::Table {
+        return Box::new(Events(format));
+    }
+    // A terminal that can't draw (`TERM=dumb`) gets plain lines, too.
+    let bars = std::io::stderr().is_terminal().then(bars::Bars::new);
+    match bars.flatten() {
+        Some(bars) => Box::new(bars),
+        None => Box::new(lines::Lines::default()),
+    }
+}
+
+fn verdict(id: &str, ended: OperationEnded) -> Result<End, Error> {
     match ended.state() {
-        OperationState::Succeeded => Ok(ExitCode::SUCCESS),
+        OperationState::Succeeded => Ok(End::Done),
         OperationState::Cancelled => Err(Error::local(
             "the operation was cancelled",
             "run the command again to go on from what is done",
@@ -123,9 +120,10 @@ async fn watch(
     }
 }
 
-/// Whether the connection broke, as against a controller that refused.
+/// Whether the connection broke or the controller is being restarted, as against a controller that refused.
 fn is_lost(error: &Error) -> bool {
     match error {
+        Error::Refused(fault) if fault.reason == STOPPING => true,
         Error::Refused(fault) => {
             matches!(
                 fault.code,
@@ -164,12 +162,12 @@ async fn watch_once(
     Err(tonic::Status::unavailable("the controller ended the stream").into())
 }
 
-/// JSON objects, one a line.
-struct JsonLines;
+/// Events as data, each for itself.
+struct Events(Format);
 
-impl Show for JsonLines {
+impl Show for Events {
     fn event(&mut self, event: &OperationEvent) -> Result<(), Error> {
-        output::print_line(&EventLine::from(event.clone()))
+        output::print_event(self.0, &EventLine::from(event.clone()))
     }
 
     fn note(&mut self, text: &str) {

@@ -8,6 +8,22 @@ pub(crate) mod people;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
+/// What programs read when something was removed.
+#[derive(Debug, Serialize)]
+pub(crate) struct Removed {
+    name: String,
+    removed: bool,
+}
+
+impl Removed {
+    pub(crate) fn new(name: String) -> Self {
+        Self {
+            name,
+            removed: true,
+        }
+    }
+}
+
 /// A time of the wire.
 pub(crate) fn time(timestamp: Option<prost_types::Timestamp>) -> Option<Timestamp> {
     let timestamp = timestamp?;

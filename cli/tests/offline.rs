@@ -57,8 +57,9 @@ fn commands(of: &[&str]) -> Vec<Vec<String>> {
 
 #[test]
 fn each_help_has_an_example() {
-    let all = commands(&[]);
+    let mut all = commands(&[]);
     assert!(all.len() > 20, "{all:?}");
+    all.push(Vec::new());
     for command in all {
         let mut words: Vec<&str> = command.iter().map(String::as_str).collect();
         words.push("--help");
@@ -82,6 +83,8 @@ fn misspelt_installs_are_refused_with_the_right_form() {
         &["install", "k8s-cp", "k8s-worker", "--cp-host", "cp1"],
         &["install", "k8scp", "--host", "cp1"],
         &["install", "nosuchpkg"],
+        &["install"],
+        &["install", "--host", "cp1"],
     ] {
         let ran = anywhere(words);
         assert_eq!(ran.code, 2, "{words:?}");
@@ -173,6 +176,43 @@ fn a_damaged_contexts_file_is_named() {
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("contexts.toml, line "), "{}", ran.err);
     assert!(!ran.err.contains("geheim"), "{}", ran.err);
+}
+
+#[test]
+fn the_help_tells_what_ctrl_c_gives() {
+    for words in [
+        &["--help"][..],
+        &["install", "--help"],
+        &["operation", "watch", "--help"],
+    ] {
+        let help = anywhere(words).out;
+        assert!(help.contains("130") && help.contains("Ctrl-C"), "{help}");
+    }
+}
+
+#[test]
+fn a_change_of_contexts_is_told_to_programs_and_kept_private() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let config = tempfile::tempdir().expect("a directory");
+    let ran = canasta(
+        config.path(),
+        &["context", "use", "local", "--output", "json"],
+    );
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let told: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
+    assert_eq!(
+        (&told["name"], &told["current"]),
+        (&"local".into(), &true.into())
+    );
+    let directory = config.path().join("canasta");
+    for (path, mode) in [
+        (directory.clone(), 0o700),
+        (directory.join("contexts.toml"), 0o600),
+        (directory.join("contexts.lock"), 0o600),
+    ] {
+        let found = std::fs::metadata(&path).expect("it is there").permissions();
+        assert_eq!(found.mode() & 0o777, mode, "{}", path.display());
+    }
 }
 
 #[test]

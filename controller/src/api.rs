@@ -91,7 +91,7 @@ pub(crate) async fn routes(parts: Parts) -> Result<Routes, DescriptorError> {
     };
     let host = host::HostApi {
         store: store.clone(),
-        fleet,
+        fleet: fleet.clone(),
         tokens: tokens.clone(),
         operations: operations.clone(),
         clusters: context.clusters.clone(),
@@ -112,7 +112,7 @@ pub(crate) async fn routes(parts: Parts) -> Result<Routes, DescriptorError> {
         context,
         operations: operations.clone(),
     };
-    let operation = operation::OperationApi { operations };
+    let operation = operation::OperationApi { operations, fleet };
     let (health_reporter, health) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health_reporter

@@ -144,6 +144,12 @@ impl Artefact {
     }
 }
 
+/// Whether two names, of a release or of a kernel, mean the same architecture.
+pub(crate) fn same_arch(one: &str, other: &str) -> bool {
+    let name = |text: &str| Architecture::find(text).ok().map(|arch| arch.name);
+    name(one).is_some_and(|one| name(other) == Some(one))
+}
+
 /// All artefacts.
 #[derive(Clone)]
 pub struct Artefacts {

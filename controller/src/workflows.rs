@@ -2,18 +2,19 @@
 //! steps that [`crate::operations`] runs. Started by the API.
 
 pub mod adopt_control_plane;
-mod choice;
+pub(crate) mod choice;
 mod gather;
 pub mod install_control_plane;
 mod record;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use canasta_proto::name::NameError;
 use canasta_proto::pb;
 use canasta_proto::version::VersionError;
 
-use crate::artefacts::Artefacts;
+use crate::artefacts::{self, Artefacts};
 use crate::clusters::Clusters;
 use crate::config::{K3s, Timings};
 use crate::fleet::{Fleet, FleetError};
@@ -21,6 +22,8 @@ use crate::operations::{self, Kinds, Operations};
 use crate::store::{self, Store};
 
 use self::adopt_control_plane::AdoptControlPlane;
+use self::choice::Candidate;
+use self::gather::Gathered;
 use self::install_control_plane::InstallControlPlane;
 
 /// What workflows work with.
@@ -88,6 +91,26 @@ impl Refusal {
         self.subject = format!("host {host}");
         self
     }
+
+    /// Tells all that was found besides: who mends one thing wants to know of the others.
+    fn with_findings(mut self, findings: &[pb::Finding]) -> Self {
+        let others = findings
+            .iter()
+            .filter(|finding| finding.code != self.reason);
+        self.points.extend(others.map(gather::shown));
+        self
+    }
+
+    /// The same as a finding, for a plan that is only shown.
+    fn into_finding(self) -> pb::Finding {
+        pb::Finding {
+            code: self.reason.to_owned(),
+            severity: pb::Severity::Error.into(),
+            message: self.message,
+            subject: self.subject,
+            mend: self.hint,
+        }
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -118,10 +141,12 @@ pub enum Error {
     )]
     PublicIp,
     /// The request names no host, and not exactly one fits.
-    #[error("no host was named, and {}", if hosts.is_empty() { "none fits".to_owned() } else { format!("several fit: {}", hosts.join(", ")) })]
+    #[error("no host was named, and {}", choice::fitting(hosts))]
     HostRequired {
-        /// The hosts that fit.
-        hosts: Vec<String>,
+        /// What a host must be to fit.
+        rule: &'static str,
+        /// All hosts, each with why it fits or not.
+        hosts: Vec<Candidate>,
     },
     /// The request can't be carried out as things stand.
     #[error(transparent)]
@@ -132,6 +157,9 @@ pub enum Error {
     /// The operation can't be started.
     #[error(transparent)]
     Operations(#[from] operations::Error),
+    /// The releases that the controller keeps could not be listed.
+    #[error(transparent)]
+    Artefacts(artefacts::Error),
     /// The database could not be read.
     #[error("failed to use the controller's database")]
     Store(#[from] store::Error),
@@ -146,11 +174,50 @@ pub struct Begun {
     pub plan: pb::InstallPlan,
 }
 
+/// What each step would do, by its id.
+type Details = BTreeMap<&'static str, String>;
+
+/// What is answered when there is no plan: for a dry run all that is known, with the refusal as the first finding.
+fn refuse(
+    host: &canasta_proto::name::HostName,
+    host_chosen: bool,
+    known: Gathered,
+    refusal: Refusal,
+    dry_run: bool,
+) -> Result<Begun, Error> {
+    if !dry_run {
+        return Err(refusal.with_findings(&known.findings).into());
+    }
+    let k3s = known.facts.k3s.clone().unwrap_or_default();
+    let mut findings = known.findings.clone();
+    findings.retain(|finding| finding.code != refusal.reason);
+    findings.insert(0, refusal.into_finding());
+    let plan = pb::InstallPlan {
+        host: host.to_string(),
+        host_chosen,
+        node_name: known
+            .node_name()
+            .map_or_else(|| gather::node_name(&known.facts.hostname), str::to_owned),
+        cluster: known
+            .cluster
+            .map(|cluster| cluster.name)
+            .unwrap_or_default(),
+        current_version: k3s.binary_version,
+        findings,
+        ..pb::InstallPlan::default()
+    };
+    Ok(Begun {
+        operation_id: String::new(),
+        plan,
+    })
+}
+
 /// Starts a workflow, or only tells its plan.
 async fn begin(
     operations: &Operations,
     workflow: impl operations::Workflow + 'static,
     mut plan: pb::InstallPlan,
+    details: &Details,
     dry_run: bool,
     started_by: &str,
 ) -> Result<Begun, Error> {
@@ -161,6 +228,7 @@ async fn begin(
             id: info.id.clone(),
             title: info.title.clone(),
             host: info.host.clone(),
+            detail: details.get(info.id.as_str()).cloned().unwrap_or_default(),
         })
         .collect();
     let operation_id = if dry_run {

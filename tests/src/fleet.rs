@@ -25,6 +25,7 @@ pub mod people;
 pub mod place;
 pub mod program;
 pub mod recorder;
+pub mod terminal;
 pub mod trap;
 pub mod wire;
 
@@ -226,6 +227,13 @@ impl Fleet {
     pub async fn crash(&mut self) {
         if let Some(controller) = self.controller.take() {
             controller.abort().await;
+        }
+    }
+
+    /// Stops the controller as systemd does: open calls end with a reason, and operations go on after the next start.
+    pub async fn stop(&mut self) {
+        if let Some(controller) = self.controller.take() {
+            controller.shutdown().await;
         }
     }
 

@@ -5,6 +5,10 @@
 mod certificates;
 #[path = "fleet/cluster.rs"]
 mod cluster;
+#[path = "fleet/commands.rs"]
+mod commands;
+#[path = "fleet/contexts.rs"]
+mod contexts;
 #[path = "fleet/enrolment.rs"]
 mod enrolment;
 #[path = "fleet/injected.rs"]
@@ -15,6 +19,8 @@ mod install;
 mod names;
 #[path = "fleet/operators.rs"]
 mod operators;
+#[path = "fleet/plans.rs"]
+mod plans;
 #[path = "fleet/release.rs"]
 mod release;
 #[path = "fleet/roles.rs"]

@@ -109,15 +109,14 @@ fn k3s_spec(spec: &pb::K3sSpec) -> Result<(), Error> {
         ));
     }
     let link = &spec.flannel_link;
-    let link_is_good = link.len() <= MAX_LINK
-        && link
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'/')
-        && !matches!(link.as_str(), "." | "..");
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let link_is_good = link.len() <= MAX_LINK && link.bytes().all(plain) && !link.starts_with('.');
     if !link_is_good {
         return Err(broken(
             &field("flannel_link"),
-            format!("the name of a link has at most {MAX_LINK} printable characters and no '/'"),
+            format!(
+                "the name of a link has at most {MAX_LINK} letters, digits, '.', '_' and '-', and no '.' at the beginning"
+            ),
         ));
     }
     if !is_node_name(&spec.node_name) {

@@ -25,13 +25,8 @@ pub(super) async fn run(args: JoinArgs) -> u8 {
             return USAGE;
         }
     };
-    let ask = Ask::Join(JoinRequest {
-        controller: args.controller,
-        token,
-        advertise: args.advertise,
-        name: args.name,
-    });
     let output = args.output;
+    let ask = Ask::Join(request(args, token));
     let shown = |answer: &Answer| match (output, answer) {
         (Output::Json, answer) => print_json(answer),
         (Output::Text, Answer::Progress { message }) => remark(message),
@@ -39,6 +34,16 @@ pub(super) async fn run(args: JoinArgs) -> u8 {
     };
     let last = client::ask(Path::new(crate::paths::JOIN_SOCKET), &ask, shown).await;
     show_end(output, last)
+}
+
+/// What the service is asked: each flag in its place.
+fn request(args: JoinArgs, token: TokenText) -> JoinRequest {
+    JoinRequest {
+        controller: args.controller,
+        token,
+        advertise: args.advertise,
+        name: args.name,
+    }
 }
 
 fn show_end(output: Output, last: Result<Answer, ClientError>) -> u8 {
@@ -173,6 +178,34 @@ mod tests {
         );
         let (what, _) = read_token(&source(&directory.path().join("none"))).expect_err("missing");
         assert!(what.contains("none"), "{what}");
+    }
+
+    #[test]
+    fn each_flag_reaches_the_service() {
+        use clap::Parser as _;
+
+        let line = [
+            "canasta-agent",
+            "join",
+            "--controller",
+            "ctl:7440",
+            "--token",
+            "canasta-join.a.b",
+            "--advertise",
+            "10.0.0.5:7444",
+            "--name",
+            "cp1",
+        ];
+        let parsed = super::super::CommandLine::try_parse_from(line).expect("good");
+        let Some(super::super::Command::Join(args)) = parsed.command else {
+            panic!("a join");
+        };
+        let token = read_token(&args.token).expect("a token");
+        let request = request(args, token);
+        assert_eq!(request.controller, "ctl:7440");
+        assert_eq!(request.token.reveal(), "canasta-join.a.b");
+        assert_eq!(request.advertise.as_deref(), Some("10.0.0.5:7444"));
+        assert_eq!(request.name.as_deref(), Some("cp1"));
     }
 
     #[test]

@@ -48,6 +48,8 @@ fn bad_texts() -> Vec<String> {
         "a b",
         "a/b",
         "$(reboot)",
+        "`id`",
+        "a|b",
         "a\nb",
         "a\u{202e}b",
         "a;b",
@@ -61,12 +63,20 @@ fn bad_texts() -> Vec<String> {
 #[tokio::test]
 async fn specifications_that_break_a_rule_are_refused() {
     let (_controller, _node, _agent, mut client) = joined().await;
-    let fields: [(&str, Set); 5] = [
+    let fields: [(&str, Set); 6] = [
         ("version", |spec, text| spec.version = text),
         ("binary_sha256", |spec, text| spec.binary_sha256 = text),
         ("node_ip", |spec, text| spec.node_ip = text),
         ("node_name", |spec, text| spec.node_name = text),
         ("tls_sans", |spec, text| spec.tls_sans = vec![text]),
+        // Without a name the choice is flannel's.
+        ("flannel_link", |spec, text| {
+            spec.flannel_link = if text.is_empty() {
+                " ".to_owned()
+            } else {
+                text
+            };
+        }),
     ];
     for (field, set) in fields {
         for text in bad_texts() {
@@ -136,10 +146,19 @@ async fn other_requests_that_break_a_rule_are_refused() {
         };
         refused("task id", client.watch_task(watch).await);
         let stat = pb::StatArtefactRequest {
-            sha256: text,
+            sha256: text.clone(),
             size: 1,
         };
         refused("sha256", client.stat_artefact(stat).await);
+        let header = pb::PushHeader {
+            sha256: text,
+            size: 1,
+            offset: 0,
+        };
+        let part = pb::push_artefact_request::Part::Header(header);
+        let push = pb::PushArtefactRequest { part: Some(part) };
+        let pushed = client.push_artefact(futures_util::stream::iter([push]));
+        refused("sha256 of a push", pushed.await);
     }
     for size in [0, 512 * 1024 * 1024 + 1, u64::MAX] {
         let stat = pb::StatArtefactRequest {

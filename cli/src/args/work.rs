@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Args)]
 pub(crate) struct InstallArguments {
     /// What to install: k8s-cp.
-    #[arg(value_name = "PACKAGE", required = true)]
+    #[arg(value_name = "PACKAGE")]
     pub(crate) packages: Vec<String>,
     /// The host to install it on.
     #[arg(short = 'H', long = "host", value_name = "HOST")]
@@ -68,7 +68,9 @@ pub(crate) enum OperationCommand {
         id: String,
     },
     /// Follow an operation from its first event to its end.
-    #[command(after_help = "Example: canasta operation watch 0199b2c4")]
+    #[command(
+        after_help = "Example: canasta operation watch 0199b2c4\n\nCtrl-C leaves the command (exit code 130); the operation goes on."
+    )]
     Watch {
         /// Its id, or the beginning of it.
         id: String,

@@ -13,12 +13,12 @@ use canasta_transport::tls::ClientTls;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::for_people;
 use crate::args::{ContextCommand, Global};
 use crate::connect::{dial_address, new_key, unreachable};
 use crate::contexts::{self, Context, Contexts};
 use crate::error::Error;
 use crate::output;
+use crate::paths::CONTROLLER_SOCKET;
 use crate::view::time;
 
 /// The most that two clocks may differ, as DESIGN 4 has it.
@@ -57,7 +57,7 @@ pub(super) async fn run(global: &Global, command: ContextCommand) -> Result<(), 
             add(global, name, &controller, &text).await
         }
         ContextCommand::List => list(global),
-        ContextCommand::Use { name } => choose(global, name),
+        ContextCommand::Use { name } => choose(global, &name),
     }
 }
 
@@ -92,31 +92,48 @@ async fn add(global: &Global, name: String, controller: &str, token: &str) -> Re
             "get one with `canasta user add NAME --role ROLE` on the controller",
         )
     })?;
-    let mut known = Contexts::load()?;
-    if known.contexts.contains_key(&name) && known.contexts[&name].controller != controller {
-        return Err(Error::usage(
-            format!(
-                "the context '{name}' is of another controller, {}",
-                known.contexts[&name].controller
-            ),
-            "choose another name",
-        ));
-    }
     let address = dial_address(controller)?;
     // The token is good for one use: whether the key can be kept is found out before that use.
-    known.save()?;
+    Contexts::update(|known| same_controller(known, &name, controller))?;
     let (key, issued) = redeem(&address, &token).await?;
-    let user = issued.name.clone();
     let context = Context::new(controller, &key, issued)?;
-    known.contexts.insert(name.clone(), context);
-    known.current = Some(name.clone());
-    known.save()?;
-    if for_people(global) {
-        output::note(&format!(
-            "context '{name}' is added and current: you are '{user}' to the controller {controller}"
-        ));
+    context.material(&context.leaf).map_err(|error| {
+        Error::local(
+            format!("the controller's answer is of no use: {error}"),
+            "compare the versions of this CLI and of the controller",
+        )
+    })?;
+    let row = Row {
+        name: name.clone(),
+        current: true,
+        controller: controller.to_owned(),
+        user: context.user.clone(),
+    };
+    Contexts::update(|known| {
+        same_controller(known, &name, controller)?;
+        known.contexts.insert(name.clone(), context);
+        known.current = Some(name.clone());
+        Ok(())
+    })?;
+    let note = format!(
+        "context '{name}' is added and current: you are '{}' to the controller {controller}",
+        row.user
+    );
+    output::confirm(global.output, &row, &note)
+}
+
+/// A context is added anew for a new user or a new token, never for another controller by the same name.
+fn same_controller(known: &Contexts, name: &str, controller: &str) -> Result<(), Error> {
+    match known.contexts.get(name) {
+        Some(other) if other.controller != controller => Err(Error::usage(
+            format!(
+                "the context '{name}' is of another controller, {}",
+                other.controller
+            ),
+            "choose another name",
+        )),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Turns the token into a certificate: over a connection that is pinned by it, and after the clocks were compared.
@@ -158,26 +175,27 @@ async fn redeem(address: &str, token: &Token) -> Result<(PrivateKey, IssuedCerti
     Ok((key, issued))
 }
 
-fn list(global: &Global) -> Result<(), Error> {
-    let known = Contexts::load()?;
-    let current = known
-        .current
-        .clone()
-        .unwrap_or_else(|| contexts::LOCAL.to_owned());
+/// All contexts, the one of this machine first.
+fn rows(known: Contexts) -> Vec<Row> {
+    let current = known.current.unwrap_or_else(|| contexts::LOCAL.to_owned());
     let local = Row {
         name: contexts::LOCAL.to_owned(),
         current: current == contexts::LOCAL,
-        controller: crate::paths::SOCKET.to_owned(),
+        controller: CONTROLLER_SOCKET.to_owned(),
         user: "this machine's user".to_owned(),
     };
-    let rows = known.contexts.into_iter().map(|(name, context)| Row {
+    let others = known.contexts.into_iter().map(|(name, context)| Row {
         current: name == current,
         name,
         controller: context.controller,
         user: context.user,
     });
+    std::iter::once(local).chain(others).collect()
+}
+
+fn list(global: &Global) -> Result<(), Error> {
     let list = ContextList {
-        contexts: std::iter::once(local).chain(rows).collect(),
+        contexts: rows(Contexts::load()?),
     };
     output::print(global.output, &list, |list| {
         output::table(
@@ -195,21 +213,21 @@ fn list(global: &Global) -> Result<(), Error> {
     })
 }
 
-fn choose(global: &Global, name: String) -> Result<(), Error> {
-    let mut known = Contexts::load()?;
-    if name == contexts::LOCAL {
-        known.current = None;
-    } else if known.contexts.contains_key(&name) {
-        known.current = Some(name.clone());
-    } else {
-        return Err(Error::usage(
+fn choose(global: &Global, name: &str) -> Result<(), Error> {
+    let unknown = || {
+        Error::usage(
             format!("there is no context '{}'", name.escape_default()),
             "list them with `canasta context list`",
-        ));
-    }
-    known.save()?;
-    if for_people(global) {
-        output::note(&format!("'{name}' is the current context"));
-    }
-    Ok(())
+        )
+    };
+    let chosen = Contexts::update(|known| {
+        if name != contexts::LOCAL && !known.contexts.contains_key(name) {
+            return Err(unknown());
+        }
+        known.current = Some(name.to_owned()).filter(|name| name != contexts::LOCAL);
+        let rows = rows(known.clone());
+        rows.into_iter().find(|row| row.current).ok_or_else(unknown)
+    })?;
+    let note = format!("'{name}' is the current context");
+    output::confirm(global.output, &chosen, &note)
 }

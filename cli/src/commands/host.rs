@@ -5,11 +5,11 @@ use canasta_proto::pb::{
     AddHostRequest, CreateHostTokenRequest, GetHostRequest, ListHostsRequest, RemoveHostRequest,
 };
 
-use super::for_people;
 use crate::args::{Global, HostAdd, HostCommand};
 use crate::connect::connect;
 use crate::error::Error;
 use crate::output;
+use crate::view::Removed;
 use crate::view::host::{HostList, HostShown, Joining};
 
 pub(super) async fn run(global: &Global, command: HostCommand) -> Result<(), Error> {
@@ -64,12 +64,10 @@ pub(super) async fn run(global: &Global, command: HostCommand) -> Result<(), Err
             client
                 .remove_host(RemoveHostRequest { name: name.clone() })
                 .await?;
-            if for_people(global) {
-                output::note(&format!(
-                    "host '{name}' is removed and its certificate ended; nothing on the machine was changed (there: `apt purge canasta-agent`)"
-                ));
-            }
-            Ok(())
+            let note = format!(
+                "host '{name}' is removed and its certificate ended; nothing on the machine was changed (there: `apt purge canasta-agent`)"
+            );
+            output::confirm(global.output, &Removed::new(name), &note)
         }
     }
 }

@@ -1,7 +1,5 @@
 //! `canasta install k8s-cp`.
 
-use std::process::ExitCode;
-
 use canasta_proto::pb::cluster_service_client::ClusterServiceClient;
 use canasta_proto::pb::{AdoptControlPlaneRequest, InstallControlPlaneRequest, InstallPlan};
 use serde::Serialize;
@@ -9,7 +7,7 @@ use serde::Serialize;
 use super::for_people;
 use crate::args::{Global, InstallArguments};
 use crate::connect::connect;
-use crate::error::Error;
+use crate::error::{End, Error};
 use crate::install_forms::{self, Package};
 use crate::view::cluster::Plan;
 use crate::{output, progress};
@@ -20,7 +18,7 @@ struct Started {
     operation_id: String,
 }
 
-pub(super) async fn run(global: &Global, arguments: InstallArguments) -> Result<ExitCode, Error> {
+pub(super) async fn run(global: &Global, arguments: InstallArguments) -> Result<End, Error> {
     let asked_host = arguments.hosts.first().cloned();
     let Package::ControlPlane =
         install_forms::package(&arguments.packages, asked_host.as_deref().unwrap_or("HOST"))?;
@@ -50,9 +48,9 @@ pub(super) async fn run(global: &Global, arguments: InstallArguments) -> Result<
         let plan = Plan::new(operation_id, plan);
         output::print(global.output, &plan, Plan::text)?;
         return Ok(if plan.is_refused() {
-            ExitCode::FAILURE
+            End::Blocked
         } else {
-            ExitCode::SUCCESS
+            End::Done
         });
     }
     if for_people(global) {
@@ -72,9 +70,9 @@ pub(super) async fn run(global: &Global, arguments: InstallArguments) -> Result<
         output::print(global.output, &Started { operation_id }, |started| {
             format!("{}\n", started.operation_id)
         })?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(End::Done);
     }
-    progress::follow(global, channel, operation_id, progress::OnInterrupt::Detach).await
+    progress::follow(global, channel, operation_id).await
 }
 
 async fn start(

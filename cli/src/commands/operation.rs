@@ -1,18 +1,16 @@
 //! `canasta operation …`
 
-use std::process::ExitCode;
-
 use canasta_proto::pb::operation_service_client::OperationServiceClient;
 use canasta_proto::pb::{CancelOperationRequest, GetOperationRequest, ListOperationsRequest};
 
 use super::for_people;
 use crate::args::{Global, OperationCommand};
 use crate::connect::connect;
-use crate::error::Error;
+use crate::error::{End, Error};
 use crate::view::operation::{OperationList, OperationShown};
 use crate::{output, progress};
 
-pub(super) async fn run(global: &Global, command: OperationCommand) -> Result<ExitCode, Error> {
+pub(super) async fn run(global: &Global, command: OperationCommand) -> Result<End, Error> {
     let channel = connect(global).await?;
     let mut client = OperationServiceClient::new(channel.clone());
     match command {
@@ -41,7 +39,7 @@ pub(super) async fn run(global: &Global, command: OperationCommand) -> Result<Ex
             output::print(global.output, &shown, OperationShown::text)?;
         }
         OperationCommand::Watch { id } => {
-            return progress::follow(global, channel, id, progress::OnInterrupt::Stop).await;
+            return progress::follow(global, channel, id).await;
         }
         OperationCommand::Cancel { id } => {
             let answer = client
@@ -59,5 +57,5 @@ pub(super) async fn run(global: &Global, command: OperationCommand) -> Result<Ex
             )?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(End::Done)
 }

@@ -6,11 +6,11 @@ use canasta_proto::pb::{
     AddUserRequest, ListAuditRequest, ListUsersRequest, RemoveUserRequest, Role,
 };
 
-use super::for_people;
 use crate::args::{Global, UserCommand, UserRole};
 use crate::connect::connect;
 use crate::error::Error;
 use crate::output;
+use crate::view::Removed;
 use crate::view::people::{Audit, UserAdded, UserList};
 
 pub(super) async fn run(global: &Global, command: UserCommand) -> Result<(), Error> {
@@ -41,12 +41,8 @@ pub(super) async fn run(global: &Global, command: UserCommand) -> Result<(), Err
             client
                 .remove_user(RemoveUserRequest { name: name.clone() })
                 .await?;
-            if for_people(global) {
-                output::note(&format!(
-                    "user '{name}' is removed and the certificate ended"
-                ));
-            }
-            Ok(())
+            let note = format!("user '{name}' is removed and the certificate ended");
+            output::confirm(global.output, &Removed::new(name), &note)
         }
     }
 }

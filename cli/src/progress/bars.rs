@@ -24,12 +24,14 @@ pub(super) struct Bars {
 }
 
 impl Bars {
-    pub(super) fn new() -> Self {
-        Self {
-            all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+    /// None where standard error can't be drawn on: nothing at all would be shown.
+    pub(super) fn new() -> Option<Self> {
+        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        (!all.is_hidden()).then(|| Self {
+            all,
             running: HashMap::new(),
             steps: Steps::default(),
-        }
+        })
     }
 
     fn print(&self, text: &str) {

@@ -264,6 +264,7 @@ struct PlannedStep {
     id: String,
     title: String,
     host: String,
+    detail: String,
 }
 
 impl Plan {
@@ -296,6 +297,7 @@ impl Plan {
                     id: step.id,
                     title: step.title,
                     host: step.host,
+                    detail: step.detail,
                 })
                 .collect(),
         }
@@ -315,6 +317,7 @@ impl Plan {
             (
                 "k3s",
                 match &self.current_version {
+                    Some(current) if self.k3s_version.is_empty() => format!("now {current}"),
                     Some(current) if *current != self.k3s_version => {
                         format!("{} (now {current})", self.k3s_version)
                     }
@@ -324,15 +327,31 @@ impl Plan {
             ("node name", self.node_name.clone()),
             (
                 "node address",
-                format!("{} ({})", self.node_ip, self.node_ip_source),
+                if self.node_ip.is_empty() {
+                    String::new()
+                } else {
+                    format!("{} ({})", self.node_ip, self.node_ip_source)
+                },
             ),
             ("in the certificate", self.tls_sans.join(", ")),
         ]);
         text.push_str(&self.findings_text());
-        text.push_str("\nWhat would be done:\n");
-        for step in &self.steps {
-            text.push_str(&format!("  {}\n", step.title));
+        if self.steps.is_empty() {
+            text.push_str(
+                "\nThere is no plan while this stands in the way. Nothing was changed.\n",
+            );
+            return text;
         }
+        text.push_str("\nWhat would be done:\n");
+        let steps = self
+            .steps
+            .iter()
+            .map(|step| (step.title.as_str(), step.detail.clone()));
+        text.extend(
+            output::facts(steps)
+                .lines()
+                .map(|line| format!("  {line}\n")),
+        );
         text.push_str("\nNothing was changed.\n");
         text
     }

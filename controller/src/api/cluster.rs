@@ -105,13 +105,19 @@ impl From<workflows::Error> for Fault {
             Error::Name { field, rule } => invalid(field, "INVALID_NAME", rule),
             Error::Version(rule) => invalid("k3s_version", "INVALID_VERSION", rule),
             Error::PublicIp => invalid("public_ips", "INVALID_ADDRESS", &error),
-            Error::HostRequired { ref hosts } => {
-                let hint = if hosts.is_empty() {
-                    "a host fits when its agent is connected and it is in no cluster: `canasta host list`".to_owned()
-                } else {
-                    format!("name one: --host {}", hosts[0])
+            Error::HostRequired { rule, ref hosts } => {
+                let fit = hosts.iter().find(|candidate| candidate.fits);
+                let hint = match fit {
+                    Some(candidate) => format!("name one: --host {}", candidate.host),
+                    None if hosts.is_empty() => {
+                        "add one with `canasta host add --name NAME`".to_owned()
+                    }
+                    None => format!("{rule}; or name a host: --host HOST"),
                 };
-                invalid("host", "HOST_REQUIRED", &error).hint(hint)
+                let points = hosts.iter().map(ToString::to_string).collect();
+                invalid("host", "HOST_REQUIRED", &error)
+                    .hint(hint)
+                    .caused_by(points)
             }
             Error::Refused(refusal) => {
                 Fault::new(Code::FailedPrecondition, refusal.reason, refusal.message)
@@ -121,6 +127,7 @@ impl From<workflows::Error> for Fault {
             }
             Error::Fleet(error) => error.into(),
             Error::Operations(error) => error.into(),
+            Error::Artefacts(error) => error.into(),
             Error::Store(error) => error.into(),
         }
     }

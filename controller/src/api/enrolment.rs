@@ -152,14 +152,20 @@ fn join(request: &pb::EnrolHostRequest, from: &str) -> Result<Join, Status> {
     Ok(Join {
         advertise,
         source,
-        hostname: text("hostname", &request.hostname)?,
-        agent_version: text("agent_version", &request.agent_version)?,
+        hostname: text("hostname", &request.hostname, "._-")?,
+        agent_version: text("agent_version", &request.agent_version, "._-+~")?,
     })
 }
 
-fn text(field: &str, text: &str) -> Result<String, Status> {
-    if text.len() > MAX_TEXT || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let rule = format!("at most {MAX_TEXT} letters, digits and signs without spaces");
+/// A text that is shown to people and stored: letters, digits and these signs, not hidden like a file. Empty is not told.
+fn text(field: &str, text: &str, signs: &str) -> Result<String, Status> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || signs.as_bytes().contains(&byte);
+    if text.len() > MAX_TEXT || text.starts_with('.') || !text.bytes().all(plain) {
+        let signs: Vec<String> = signs.chars().map(|sign| format!("'{sign}'")).collect();
+        let rule = format!(
+            "at most {MAX_TEXT} letters, digits and {}, and no '.' at the beginning",
+            signs.join(", ")
+        );
         return Err(invalid(field, "INVALID_TEXT", rule).into());
     }
     Ok(text.to_owned())

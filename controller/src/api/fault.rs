@@ -115,13 +115,13 @@ impl From<EnrolError> for Fault {
         };
         match &error {
             EnrolError::TokenUnknown => fault(Code::PermissionDenied, "TOKEN_UNKNOWN").hint(
-                "copy the whole token again, or make a new one with `canasta host token NAME`; it must come from this controller",
+                "copy the whole token again, or make a new one on this controller: `canasta host token NAME` for a host, `canasta user add NAME` for a user",
             ),
             EnrolError::TokenExpired { name, .. } => {
                 fault(Code::PermissionDenied, "TOKEN_EXPIRED").hint(newer(name))
             }
             EnrolError::TokenReplaced { name } => fault(Code::PermissionDenied, "TOKEN_EXPIRED")
-                .hint(format!("use the token that was made last, or make another: `canasta host token {name}`")),
+                .hint(format!("use the token that was made last, or {}", newer(name))),
             EnrolError::TokenUsed { name } => {
                 fault(Code::PermissionDenied, "TOKEN_USED").hint(newer(name))
             }

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 
-use canasta_proto::name::HostName;
 use canasta_proto::pb;
 use canasta_proto::pb::operation_service_server::OperationService;
 use canasta_transport::status::Fault;
@@ -11,6 +10,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::caller::AuditSubject;
 use super::{Answer, invalid};
+use crate::fleet::{Fleet, FleetError};
 use crate::operations::{Error, Operations};
 
 const USUAL: u32 = 50;
@@ -20,6 +20,7 @@ const MOST: u32 = 500;
 #[derive(Debug)]
 pub(super) struct OperationApi {
     pub(super) operations: Operations,
+    pub(super) fleet: Fleet,
 }
 
 #[tonic::async_trait]
@@ -37,13 +38,18 @@ impl OperationService for OperationApi {
                 return Err(invalid("limit", "INVALID_LIMIT", rule).into());
             }
         };
-        if !request.host.is_empty() {
-            request
-                .host
-                .parse::<HostName>()
-                .map_err(|rule| invalid("host", "INVALID_NAME", rule))?;
+        let unknown = match request.host.as_str() {
+            "" => None,
+            host => self.fleet.host(host).await.err(),
+        };
+        if let Some(FleetError::Name(rule)) = &unknown {
+            return Err(invalid("host", "INVALID_NAME", rule).into());
         }
         let operations = self.operations.list(limit, &request.host).await?;
+        // A host that was removed keeps its history.
+        if let Some(unknown) = unknown.filter(|_| operations.is_empty()) {
+            return Err(unknown.into());
+        }
         Ok(Response::new(pb::ListOperationsResponse { operations }))
     }
 

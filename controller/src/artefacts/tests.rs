@@ -1,15 +1,10 @@
-<<<<<<< HEAD
+//! Downloads, imports and the cache, with servers that misbehave.
+
 mod download;
 mod import;
 mod server;
 mod trust;
 
-=======
-//! Downloads, imports and the cache, with servers that misbehave.
-
-use std::collections::VecDeque;
-use std::net::SocketAddr;
->>>>>>> wire
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;

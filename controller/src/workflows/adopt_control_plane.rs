@@ -9,9 +9,10 @@ use canasta_proto::pb::task_spec::Verb;
 use canasta_steps::{Done, Plan, Reporter, Step, StepError, StepInfo};
 use serde::{Deserialize, Serialize};
 
+use super::choice::{self, Wish};
 use super::gather::{Gathered, gather, has_program, node_name};
 use super::record::Record;
-use super::{Begun, Context, Error, Refusal, begin, choice};
+use super::{Begun, Context, Details, Error, Refusal, begin, refuse};
 use crate::operations::agent::{AgentTask, connect, fleet_error};
 use crate::operations::locks::{Resource, Wanted};
 use crate::operations::{Operations, Workflow};
@@ -139,7 +140,7 @@ pub async fn adopt(
         field: "cluster",
         rule,
     })?;
-    let (row, host_chosen) = choice::choose(context, &asked.host).await?;
+    let (row, host_chosen) = choice::choose(context, &asked.host, Wish::Adopt).await?;
     let host = row.name;
     if !asked.dry_run {
         operations.check_free(&Wanted {
@@ -147,8 +148,13 @@ pub async fn adopt(
             consults: Vec::new(),
         })?;
     }
-    let known = gather(context, &host).await?;
-    let planned = plan(&host, cluster.as_ref(), &known)?;
+    let mut known = gather(context, &host).await?;
+    known.findings = as_warnings(known.findings);
+    let planned = match plan(&host, cluster.as_ref(), &known) {
+        Ok(planned) => planned,
+        Err(refusal) => return refuse(&host, host_chosen, known, refusal, asked.dry_run),
+    };
+    let details = details(&planned, &known);
     let shown = pb::InstallPlan {
         host: host.to_string(),
         host_chosen,
@@ -159,10 +165,62 @@ pub async fn adopt(
         node_ip_source: "as the k3s that is there has it".to_owned(),
         node_name: planned.node_name.clone(),
         tls_sans: planned.tls_sans.clone(),
-        ..pb::InstallPlan::default()
+        findings: known.findings,
+        steps: Vec::new(),
     };
     let workflow = AdoptControlPlane::new(context.clone(), planned);
-    begin(operations, workflow, shown, asked.dry_run, started_by).await
+    begin(
+        operations,
+        workflow,
+        shown,
+        &details,
+        asked.dry_run,
+        started_by,
+    )
+    .await
+}
+
+/// An adoption changes nothing on the node, so nothing that was found there stands in its way; but it is told. That there
+/// is a k3s of someone else is no news.
+fn as_warnings(findings: Vec<pb::Finding>) -> Vec<pb::Finding> {
+    findings
+        .into_iter()
+        .filter(|finding| finding.code != "FOREIGN_K3S")
+        .map(|finding| pb::Finding {
+            severity: pb::Severity::Warning.into(),
+            ..finding
+        })
+        .collect()
+}
+
+/// What each step would do. A pure function.
+fn details(planned: &Planned, known: &Gathered) -> Details {
+    let k3s = known.facts.k3s.clone().unwrap_or_default();
+    let unchanged = || "unchanged".to_owned();
+    let adopt = match k3s.origin() {
+        pb::K3sOrigin::Adopted => unchanged(),
+        _ => format!(
+            "k3s {} is noted as adopted; nothing on the node is changed or restarted",
+            planned.k3s_version
+        ),
+    };
+    let recorded = known.cluster.as_ref().zip(known.node.as_ref());
+    let same = recorded.is_some_and(|(cluster, node)| {
+        cluster.adopted
+            && (&cluster.name, &cluster.k3s_version) == (&planned.cluster, &planned.k3s_version)
+            && (&node.node_name, &node.node_ip, &node.tls_sans)
+                == (&planned.node_name, &planned.node_ip, &planned.tls_sans)
+    });
+    let record = if same {
+        unchanged()
+    } else {
+        format!("cluster {} as it is now", planned.cluster)
+    };
+    Details::from([
+        ("preflight", unchanged()),
+        ("adopt", adopt),
+        ("record", record),
+    ])
 }
 
 /// What would be recorded. A pure function.

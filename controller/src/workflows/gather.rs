@@ -28,6 +28,20 @@ pub(super) struct Gathered {
     pub(super) cluster: Option<ClusterRow>,
     /// All clusters.
     pub(super) clusters: Vec<ClusterRow>,
+    /// The releases that the controller keeps.
+    pub(super) artefacts: Vec<pb::Artefact>,
+}
+
+impl Gathered {
+    /// The name of the Node that this machine is already: as recorded, or as the k3s of this fleet on it is configured.
+    pub(super) fn node_name(&self) -> Option<&str> {
+        let recorded = self.node.as_ref().map(|node| node.node_name.as_str());
+        let k3s = self.facts.k3s.as_ref();
+        let configured = k3s
+            .filter(|k3s| k3s.origin() == pb::K3sOrigin::Installed)
+            .map(|k3s| k3s.node_name.as_str());
+        recorded.or(configured).filter(|name| !name.is_empty())
+    }
 }
 
 /// Asks the agent and the database.
@@ -62,13 +76,17 @@ pub(super) async fn gather(context: &Context, host: &HostName) -> Result<Gathere
         }
         found => found,
     };
-    Ok(Gathered {
+    let artefacts = context.artefacts.list().await.map_err(Error::Artefacts)?;
+    let mut known = Gathered {
         facts,
         findings,
         node,
         cluster,
         clusters,
-    })
+        artefacts,
+    };
+    known.findings.extend(renamed_finding(&known));
+    Ok(known)
 }
 
 /// Asks the agent what stands in the way of a server, and compares the clocks by that.
@@ -161,6 +179,26 @@ fn hostname_findings(
         .collect()
 }
 
+/// The machine has another name than when it became a Node, which keeps its first one.
+fn renamed_finding(known: &Gathered) -> Option<pb::Finding> {
+    let kept = known.node_name()?;
+    let hostname = &known.facts.hostname;
+    if hostname.is_empty() || node_name(hostname) == kept {
+        return None;
+    }
+    Some(pb::Finding {
+        code: "HOSTNAME_CHANGED".to_owned(),
+        severity: Severity::Warning.into(),
+        message: format!(
+            "the machine is called '{hostname}' now, and its Node keeps the name '{kept}' that it was installed with"
+        ),
+        subject: hostname.clone(),
+        mend: format!(
+            "give the machine its name back: hostnamectl set-hostname {kept}; the cluster runs on without that, too"
+        ),
+    })
+}
+
 /// True when k3s is installed, and not only its data was left behind.
 pub(super) fn has_program(k3s: &pb::K3sFacts) -> bool {
     k3s.present && !(k3s.unit.is_empty() && k3s.binary_sha256.is_empty())
@@ -180,8 +218,12 @@ pub(super) fn errors(findings: &[pb::Finding]) -> impl Iterator<Item = &pb::Find
 
 /// A finding on one line, with its mend.
 pub(super) fn shown(finding: &pb::Finding) -> String {
+    let warning = match finding.severity() {
+        Severity::Warning => "warning ",
+        _ => "",
+    };
     format!(
-        "{}: {} (mend: {})",
+        "{warning}{}: {} (mend: {})",
         finding.code, finding.message, finding.mend
     )
 }
@@ -202,7 +244,8 @@ mod tests {
 
     use canasta_proto::pb;
 
-    use super::{hostname_findings, skew_finding};
+    use super::{Gathered, hostname_findings, renamed_finding, skew_finding};
+    use crate::store::clusters::NodeRow;
 
     #[test]
     fn the_clocks_are_compared_with_the_middle_of_the_call() {
@@ -236,6 +279,36 @@ mod tests {
             skew_finding(&pb::NodeFacts::default(), asked, answered),
             None
         );
+    }
+
+    #[test]
+    fn a_machine_that_was_renamed_is_told_and_one_in_capitals_is_not() {
+        let found = |hostname: &str, recorded: Option<&str>| {
+            let known = Gathered {
+                facts: pb::NodeFacts {
+                    hostname: hostname.to_owned(),
+                    ..pb::NodeFacts::default()
+                },
+                node: recorded.map(|name| NodeRow {
+                    host: "cp1".to_owned(),
+                    cluster: "c".to_owned(),
+                    node_name: name.to_owned(),
+                    role: "control-plane".to_owned(),
+                    node_ip: String::new(),
+                    tls_sans: Vec::new(),
+                }),
+                ..Gathered::default()
+            };
+            renamed_finding(&known)
+        };
+        assert_eq!(found("cp1", None), None);
+        assert_eq!(found("CP1", Some("cp1")), None);
+        // Not known is not renamed.
+        assert_eq!(found("", Some("cp1")), None);
+        let finding = found("new", Some("cp1")).expect("renamed");
+        assert_eq!(finding.code, "HOSTNAME_CHANGED");
+        assert_eq!(finding.severity(), pb::Severity::Warning);
+        assert!(finding.mend.contains("set-hostname cp1"), "{finding:?}");
     }
 
     #[test]

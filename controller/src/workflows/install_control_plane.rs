@@ -1,5 +1,6 @@
 //! `canasta install k8s-cp`: a k3s control plane on a host, or an installed one brought to what is asked.
 
+mod detail;
 mod plan;
 mod steps;
 
@@ -8,8 +9,9 @@ use canasta_proto::pb;
 use canasta_steps::Plan;
 
 use self::plan::{Planned, Request, plan};
+use super::choice::{self, Wish};
 use super::gather::{self, gather};
-use super::{Begun, Context, Error, Refusal, begin, choice};
+use super::{Begun, Context, Error, Refusal, begin, refuse};
 use crate::clusters::CONTROL_PLANE;
 use crate::operations::locks::{Resource, Wanted};
 use crate::operations::{Operations, Workflow};
@@ -99,7 +101,7 @@ pub async fn install(
     started_by: &str,
 ) -> Result<Begun, Error> {
     let request = check(asked)?;
-    let (row, host_chosen) = choice::choose(context, &asked.host).await?;
+    let (row, host_chosen) = choice::choose(context, &asked.host, Wish::Install).await?;
     let host = row.name;
     if !asked.dry_run {
         operations.check_free(&Wanted {
@@ -108,10 +110,13 @@ pub async fn install(
         })?;
     }
     let known = gather(context, &host).await?;
-    let planned = plan(&host, &request, &known, &context.k3s.version)?;
+    let planned = match plan(&host, &request, &known, &context.k3s.version) {
+        Ok(planned) => planned,
+        Err(refusal) => return refuse(&host, host_chosen, known, refusal, asked.dry_run),
+    };
     let errors: Vec<_> = gather::errors(&known.findings).collect();
     if !errors.is_empty() && !asked.dry_run {
-        let mut refusal = Refusal::new(
+        let refusal = Refusal::new(
             "PREFLIGHT_FAILED",
             format!("host '{host}' is not fit for k3s: {}", codes(&errors)),
             format!(
@@ -120,9 +125,9 @@ pub async fn install(
             ),
         )
         .about(&host);
-        refusal.points = errors.into_iter().map(gather::shown).collect();
-        return Err(refusal.into());
+        return Err(refusal.with_findings(&known.findings).into());
     }
+    let details = detail::details(&planned, &known);
     let shown = pb::InstallPlan {
         host: planned.host.clone(),
         host_chosen,
@@ -137,7 +142,15 @@ pub async fn install(
         steps: Vec::new(),
     };
     let workflow = InstallControlPlane::new(context.clone(), planned);
-    begin(operations, workflow, shown, asked.dry_run, started_by).await
+    begin(
+        operations,
+        workflow,
+        shown,
+        &details,
+        asked.dry_run,
+        started_by,
+    )
+    .await
 }
 
 fn codes(findings: &[&pb::Finding]) -> String {

@@ -2485,7 +2485,7 @@ pub struct IssuedCertificate {
 /// A control plane to install.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InstallControlPlaneRequest {
-    /// The host. Empty: if exactly one host fits, that one; else refused with the list.
+    /// The host. Empty: the one host in no cluster, or without any the one with a control plane; else refused with all hosts and why each fits or not.
     #[prost(string, tag = "1")]
     pub host: ::prost::alloc::string::String,
     /// Addresses or names that the API's certificate must carry besides the node's own. Given, they replace the recorded ones; none given keeps them.
@@ -2560,11 +2560,14 @@ pub struct PlannedStep {
     /// Where.
     #[prost(string, tag = "3")]
     pub host: ::prost::alloc::string::String,
+    /// What it would do here, judged by the facts: `unchanged`, `v1.33.1+k3s1 -> v1.34.8+k3s1, one restart`.
+    #[prost(string, tag = "4")]
+    pub detail: ::prost::alloc::string::String,
 }
 /// A control plane to adopt.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AdoptControlPlaneRequest {
-    /// The host. Empty: if exactly one host fits, that one; else refused with the list.
+    /// The host. Empty: the one with a control plane that someone else installed; else refused with all hosts and why each fits or not.
     #[prost(string, tag = "1")]
     pub host: ::prost::alloc::string::String,
     /// The cluster's name; empty means the host's name.

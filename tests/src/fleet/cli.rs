@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
+use super::terminal::{self, OnTerminal};
 use super::within;
 
 /// A person's CLI.
@@ -46,30 +47,77 @@ impl Output {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+/// Reads until the text is there.
+async fn read_until(source: &mut (impl AsyncRead + Unpin), read: &mut Vec<u8>, text: &str) {
+    let listen = async {
+        while !String::from_utf8_lossy(read).contains(text) {
+            let length = source.read_buf(read).await.expect("it can be read");
+            let so_far = String::from_utf8_lossy(read);
+            assert!(length > 0, "it ended after: {so_far}");
+        }
+    };
+    within(&format!("the command to say {text:?}"), listen).await;
 }
 
 impl Running {
+    fn new(child: Child) -> Self {
+        Self {
+            child,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+        }
+    }
+
     /// Waits until this text has been printed on stderr.
     ///
     /// # Panics
     /// When the command ends before.
     pub async fn has_said(&mut self, text: &str) {
         let stderr = self.child.stderr.as_mut().expect("stderr is a pipe");
-        let mut said = Vec::new();
-        let listen = async {
-            while !String::from_utf8_lossy(&said).contains(text) {
-                let length = stderr
-                    .read_buf(&mut said)
-                    .await
-                    .expect("stderr can be read");
-                assert!(
-                    length > 0,
-                    "it ended after: {}",
-                    String::from_utf8_lossy(&said)
-                );
-            }
+        read_until(stderr, &mut self.stderr, text).await;
+    }
+
+    /// Waits until this text has been printed on stdout.
+    ///
+    /// # Panics
+    /// When the command ends before.
+    pub async fn has_printed(&mut self, text: &str) {
+        let stdout = self.child.stdout.as_mut().expect("stdout is a pipe");
+        read_until(stdout, &mut self.stdout, text).await;
+    }
+
+    /// Its process id.
+    ///
+    /// # Panics
+    /// When it has been waited for.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it has not been waited for")
+    }
+
+    /// Waits for its end; the output is all of it, what was waited for before included.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn ended(mut self) -> Output {
+        drop(self.child.stdin.take());
+        let (stdout, stderr) = (self.child.stdout.take(), self.child.stderr.take());
+        let rest = async {
+            tokio::join!(
+                read_rest(stdout, &mut self.stdout),
+                read_rest(stderr, &mut self.stderr),
+                self.child.wait()
+            )
         };
-        within(text, listen).await;
+        let ((), (), status) = within("the command to end", rest).await;
+        Output {
+            code: status.expect("it ends").code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&self.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&self.stderr).into_owned(),
+        }
     }
 
     /// Kills it with SIGKILL.
@@ -78,6 +126,12 @@ impl Running {
     /// When it can't be killed.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("it can be killed");
+    }
+}
+
+async fn read_rest(source: Option<impl AsyncRead + Unpin>, read: &mut Vec<u8>) {
+    if let Some(mut source) = source {
+        source.read_to_end(read).await.expect("it can be read");
     }
 }
 
@@ -126,20 +180,12 @@ impl Cli {
     /// # Panics
     /// When it can't be started or does not end.
     pub async fn run_with_input(&self, arguments: &[&str], input: &str) -> Output {
-        let mut child = self.spawn(arguments).child;
-        let mut stdin = child.stdin.take().expect("stdin is a pipe");
+        let mut running = self.spawn(arguments);
+        let mut stdin = running.child.stdin.take().expect("stdin is a pipe");
         // A command that reads nothing closes it.
         let _closed = stdin.write_all(input.as_bytes()).await;
         drop(stdin);
-        let what = format!("`canasta {}` to end", arguments.join(" "));
-        let output = within(&what, child.wait_with_output())
-            .await
-            .expect("it ends");
-        Output {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        running.ended().await
     }
 
     /// Starts a command.
@@ -147,7 +193,33 @@ impl Cli {
     /// # Panics
     /// When it can't be started.
     pub fn spawn(&self, arguments: &[&str]) -> Running {
-        let child = Command::new(program())
+        let child = self.command(arguments).spawn().expect("the CLI starts");
+        Running::new(child)
+    }
+
+    /// Starts a command whose standard error is a terminal.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn spawn_on_terminal(&self, arguments: &[&str]) -> OnTerminal {
+        let (terminal, end) = terminal::open();
+        let child = self
+            .command(arguments)
+            .env("TERM", "xterm")
+            .stderr(end)
+            .spawn()
+            .expect("the CLI starts");
+        OnTerminal::new(Running::new(child), terminal)
+    }
+
+    /// The file with its contexts.
+    pub fn contexts(&self) -> PathBuf {
+        self.config.path().join("canasta/contexts.toml")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command
             .args(arguments)
             .env_clear()
             .env("XDG_CONFIG_HOME", self.config.path())
@@ -155,10 +227,8 @@ impl Cli {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the CLI starts");
-        Running { child }
+            .kill_on_drop(true);
+        command
     }
 }
 

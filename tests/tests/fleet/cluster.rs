@@ -114,6 +114,57 @@ async fn all_findings_come_at_once_each_with_code_and_mend_and_nothing_is_change
 }
 
 #[tokio::test]
+async fn a_foreign_k3s_hides_nothing_else_that_is_in_the_way() {
+    let fleet = Fleet::start().await;
+    let node = fleet.joined("cp1").await;
+    node.install_foreign_k3s("v1.33.4+k3s1").await;
+    node.host.machine.change(|state| {
+        state.facts.memory_total = 1 << 30;
+        state.clock_offset_seconds = 3600;
+    });
+    let before = node.picture();
+    let cli = fleet.cli("anna", pb::Role::Admin).await;
+    let all = ["FOREIGN_K3S", "CLOCK_SKEW", "MEMORY_LOW"];
+
+    let fault = fleet.install(install_on("cp1")).await.unwrap_err();
+    assert_eq!(fault.reason, "FOREIGN_K3S", "{fault:?}");
+    let output = cli.run(&["install", "k8s-cp", "--host", "cp1"]).await;
+    assert_eq!(output.code, 1, "{output:?}");
+    for code in &all[1..] {
+        assert!(fault.causes.join("\n").contains(code), "{code}: {fault:?}");
+        assert!(output.stderr.contains(code), "{code}: {output:?}");
+    }
+
+    // A dry run answers with all that there is to say instead of an error.
+    let dry_run = ["install", "k8s-cp", "--host", "cp1", "--dry-run"];
+    let output = cli.run(&dry_run).await;
+    assert_eq!(output.code, 1, "{output:?}");
+    for part in all.iter().chain(&["--adopt", "Nothing was changed"]) {
+        assert!(output.stdout.contains(part), "{part}: {output:?}");
+    }
+    assert_eq!(
+        output.stdout.matches("FOREIGN_K3S").count(),
+        1,
+        "{output:?}"
+    );
+
+    // An adoption changes nothing, so nothing of it stands in the way; it is told all the same.
+    let adopt = [&dry_run[..], &["--adopt", "--output", "json"]].concat();
+    let plan = cli.run(&adopt).await.json();
+    let findings = plan["findings"].as_array().unwrap();
+    let told: Vec<_> = findings.iter().map(|finding| &finding["code"]).collect();
+    for code in &all[1..] {
+        assert!(told.contains(&&(*code).into()), "{code}: {plan:#}");
+    }
+    assert!(
+        findings
+            .iter()
+            .all(|finding| finding["severity"] == "warning")
+    );
+    assert_eq!(node.picture(), before);
+}
+
+#[tokio::test]
 async fn two_machines_of_one_name_are_found() {
     let fleet = Fleet::start().await;
     let _first = fleet.joined("cp1").await;

@@ -471,26 +471,27 @@ async fn a_foreign_k3s_is_refused_with_both_ways_out_and_adopted_without_a_touch
 }
 
 #[tokio::test]
-async fn without_a_host_the_one_that_fits_is_taken_and_several_are_listed() {
+async fn a_machine_that_was_renamed_keeps_its_node() {
     let fleet = Fleet::start().await;
-    let cli = fleet.cli("otto", pb::Role::Operator).await;
-    let _one = fleet.joined("cp1").await;
-    let _other = fleet.joined("cp2").await;
-    let output = cli.run(&["install", "k8s-cp"]).await;
-    assert_eq!(output.code, 2, "{output:?}");
-    assert!(
-        output.stderr.contains("cp1") && output.stderr.contains("cp2"),
-        "{output:?}"
-    );
+    let node = fleet.joined("cp1").await;
     succeeded(&fleet.install(install_on("cp1")).await.unwrap());
-    let output = cli.run(&["install", "k8s-cp"]).await;
-    assert_eq!(output.code, 0, "{output:?}");
+    node.host.systemd.clear_orders();
+    let before = node.picture();
+    let renamed = |state: &mut canasta_host::fake::MachineState| {
+        state.facts.hostname = "renamed".to_owned();
+    };
+    node.host.machine.change(renamed);
+    let again = fleet.install(install_on("cp1")).await.unwrap();
+    all_unchanged(&again);
+    assert_eq!((node.picture(), node.starts_ordered()), (before, 0));
+    let told = &again.steps[0].detail;
     assert!(
-        output
-            .stderr
-            .contains("no host was named, and 'cp2' is the only one that fits"),
-        "{output:?}"
+        told.contains("HOSTNAME_CHANGED") && told.contains("set-hostname cp1"),
+        "{told}"
     );
+    let nodes = only_cluster(&fleet.admin().await).await.nodes;
+    let names: Vec<_> = nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["cp1"]);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ async fn an_unknown_host_is_told_at_once_with_what_to_do() {
         vec!["host", "show", "x"],
         vec!["host", "token", "x"],
         vec!["host", "remove", "x"],
+        vec!["operation", "list", "--host", "x"],
         vec!["install", "k8s-cp", "--host", "x"],
         vec!["install", "k8s-cp", "-H", "x", "--adopt"],
         vec!["install", "k8s-cp", "-H", "x", "--dry-run"],
@@ -99,10 +100,135 @@ async fn an_operation_goes_on_when_its_cli_is_killed_and_can_be_watched_without_
         .run(&["operation", "watch", &operation.id, "--output", "json"])
         .await;
     assert_eq!(watched.code, 0, "{watched:?}");
-    assert!(
-        watched.stdout.lines().count() >= stored(&later).len(),
-        "{watched:?}"
+    assert_each_once(&watched.stdout, stored(&later).len());
+}
+
+/// Checks that the JSON lines are the stored events 1 to `last`, each once and in order.
+fn assert_each_once(lines: &str, last: usize) {
+    let events = lines.lines().map(|line| {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        (event["event"] != "progress").then(|| event["seq"].as_u64().unwrap())
+    });
+    let told: Vec<u64> = events.flatten().collect();
+    let expected: Vec<u64> = (1..=last as u64).collect();
+    assert_eq!(told, expected, "{lines}");
+}
+
+/// Has the CLI follow an install over an end of the controller and its next start.
+async fn a_cli_watches_over(end: impl AsyncFnOnce(&mut Fleet)) {
+    let mut fleet = Fleet::start().await;
+    let _node = fleet.joined("cp1").await;
+    let cli = fleet.cli("otto", pb::Role::Operator).await;
+    let mut held = fleet.probe.hold("write-unit", Moment::Before);
+    let (id, _) = fleet
+        .admin()
+        .await
+        .install(install_on("cp1"))
+        .await
+        .unwrap();
+    held.reached().await;
+    let mut watching = cli.spawn(&["operation", "watch", &id, "--output", "json"]);
+    watching.has_printed("\"step\":\"write-unit\"").await;
+    end(&mut fleet).await;
+    watching
+        .has_said("the connection to the controller broke; the operation goes on")
+        .await;
+    fleet.restart().await;
+    let watched = watching.ended().await;
+    assert_eq!(watched.code, 0, "{watched:?}");
+    let operation = fleet.admin().await.operation(&id).await.unwrap();
+    assert_eq!(operation.state(), OperationState::Succeeded);
+    assert_each_once(
+        &watched.stdout,
+        usize::try_from(operation.last_seq).unwrap(),
     );
+}
+
+#[tokio::test]
+async fn a_cli_watches_on_when_the_controller_is_restarted() {
+    a_cli_watches_over(Fleet::stop).await;
+}
+
+#[tokio::test]
+async fn a_cli_watches_on_when_the_controller_is_killed() {
+    a_cli_watches_over(Fleet::crash).await;
+}
+
+#[tokio::test]
+async fn a_person_at_a_terminal_sees_steps_with_their_time_and_bytes() {
+    let fleet = Fleet::start_with(3 << 20, |_| {}).await;
+    let _node = fleet.joined("cp1").await;
+    let cli = fleet.cli("otto", pb::Role::Operator).await;
+    let mut held = fleet.probe.hold("push-artefact", Moment::After);
+    let mut running = cli.spawn_on_terminal(&["install", "k8s-cp", "--host", "cp1"]);
+    held.reached().await;
+    let live = "cp1: send k3s v1.34.8+k3s1 to the node [";
+    running.shows(live).await;
+    running.shows("of 3.0 MiB").await;
+    held.release();
+    let output = running.ended().await;
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(output.stdout, "", "{output:?}");
+    let screen = output.stderr;
+    // How long it has taken moves while the step runs, and the line stays when it has ended.
+    let elapsed = screen.split(live).nth(1).unwrap();
+    assert!(elapsed.starts_with(|digit: char| digit.is_ascii_digit()));
+    assert!(
+        elapsed.split(']').next().unwrap().ends_with('s'),
+        "{screen}"
+    );
+    for ended in [
+        "\u{2713} cp1: check the node: ",
+        "\u{2713} fetch k3s v1.34.8+k3s1: changed",
+        "\u{2713} cp1: enable and start k3s: changed",
+        "\u{2713} record cluster cp1: changed",
+    ] {
+        assert!(screen.contains(ended), "{ended}: {screen}");
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_leaves_the_command_and_not_the_operation() {
+    let fleet = Fleet::start().await;
+    let _node = fleet.joined("cp1").await;
+    let cli = fleet.cli("otto", pb::Role::Operator).await;
+    let mut held = fleet.probe.hold("write-config", Moment::Before);
+    let mut running = cli.spawn_on_terminal(&["install", "k8s-cp", "--host", "cp1"]);
+    running.shows("write the configuration").await;
+    held.reached().await;
+    running.interrupt();
+    let output = running.ended().await;
+    assert_eq!(output.code, 130, "{output:?}");
+    let id = running_operation(&fleet).await;
+    let again = format!("`canasta operation watch {id}`");
+    assert!(output.stderr.contains(&again), "{output:?}");
+
+    // One who only watches leaves in the same way.
+    let mut watching = cli.spawn_on_terminal(&["operation", "watch", &id]);
+    watching.shows("write the configuration").await;
+    watching.interrupt();
+    let output = watching.ended().await;
+    assert_eq!(output.code, 130, "{output:?}");
+    assert!(
+        output.stderr.contains("the operation goes on"),
+        "{output:?}"
+    );
+
+    held.release();
+    let operation = fleet.admin().await.ended(&id).await;
+    assert_eq!(operation.state(), OperationState::Succeeded);
+}
+
+/// The id of the only operation, which runs.
+async fn running_operation(fleet: &Fleet) -> String {
+    let request = pb::ListOperationsRequest::default();
+    let admin = fleet.admin().await;
+    let listed = admin.operations().list_operations(request).await.unwrap();
+    let mut operations = listed.into_inner().operations;
+    assert_eq!(operations.len(), 1);
+    let operation = operations.remove(0);
+    assert_eq!(operation.state(), OperationState::Running);
+    operation.id
 }
 
 #[tokio::test]

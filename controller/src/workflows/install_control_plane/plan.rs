@@ -85,7 +85,10 @@ pub(super) fn plan(
     let cluster = cluster(host, request, known)?;
     let (version, current) = version(host, request, known, default_version)?;
     let (node_ip, node_ip_source, flannel_link) = node_ip(host, known)?;
-    let node_name = node_name(&known.facts.hostname);
+    // A Node can't be renamed: under today's hostname k3s would come up as a second one.
+    let node_name = known
+        .node_name()
+        .map_or_else(|| node_name(&known.facts.hostname), str::to_owned);
     let public_ips = if request.public_ips.is_empty() {
         known
             .cluster
@@ -189,12 +192,11 @@ fn node_ip(host: &HostName, known: &Gathered) -> Result<(String, String, String)
         .as_ref()
         .map(|node| node.node_ip.as_str())
         .unwrap_or_default();
-    let link = |ip: &str| {
-        if ip == facts.node_ip {
-            facts.node_ip_link.clone()
-        } else {
-            String::new()
-        }
+    // A link with a name that no configuration should hold is left for flannel to find by the address.
+    let own_link = Some(&facts.node_ip_link).filter(|name| is_plain_link(name));
+    let link = |ip: &str| match own_link {
+        Some(name) if ip == facts.node_ip => name.clone(),
+        _ => String::new(),
     };
     if !recorded.is_empty() && own_addresses(facts).any(|address| address == recorded) {
         return Ok((
@@ -209,7 +211,7 @@ fn node_ip(host: &HostName, known: &Gathered) -> Result<(String, String, String)
         } else {
             format!("link {}", facts.node_ip_link)
         };
-        return Ok((facts.node_ip.clone(), source, facts.node_ip_link.clone()));
+        return Ok((facts.node_ip.clone(), source, link(&facts.node_ip)));
     }
     if gather::errors(&known.findings).next().is_some() {
         // The preflight is refused as a whole, and shows all that is in the way.
@@ -221,6 +223,12 @@ fn node_ip(host: &HostName, known: &Gathered) -> Result<(String, String, String)
         format!("give the machine an address that other nodes can reach; `canasta host show {host} --refresh` shows what it has"),
     )
     .about(host))
+}
+
+/// What the agent takes as the name of a link.
+fn is_plain_link(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    name.bytes().all(plain) && !name.starts_with('.')
 }
 
 /// The node's addresses without their prefixes, but for those of the cluster's own networks and of single links.

@@ -3,6 +3,7 @@
 use canasta_proto::pb;
 
 use super::check;
+use super::detail::details;
 use super::plan::{Planned, Request, plan};
 use crate::store::clusters::{ClusterRow, NodeRow};
 use crate::workflows::Refusal;
@@ -146,6 +147,130 @@ fn a_second_run_plans_what_is_there_and_keeps_what_is_not_given() {
     assert_eq!(planned.tls_sans, known.node.expect("recorded").tls_sans);
     assert_eq!(planned.public_ips, ["203.0.113.7"]);
     assert_eq!(planned.node_ip_source, "recorded by the first install");
+}
+
+#[test]
+fn a_node_keeps_its_name_when_the_machine_is_renamed() {
+    let mut known = installed("v1.33.4+k3s1");
+    known.facts.hostname = "other".to_owned();
+    let again = planned(&asked(), &known).expect("fit");
+    assert_eq!(again.node_name, "cp1.example.org");
+    assert_eq!(
+        again.tls_sans,
+        known.node.clone().expect("recorded").tls_sans
+    );
+
+    // A k3s of this fleet that was never recorded tells its name itself.
+    (known.node, known.cluster, known.clusters) = (None, None, Vec::new());
+    known.facts.k3s.as_mut().expect("k3s").node_name = "first".to_owned();
+    assert_eq!(planned(&asked(), &known).expect("fit").node_name, "first");
+    // One of somebody else is no reason for a name.
+    let mut fresh = fresh();
+    fresh.facts.k3s.as_mut().expect("k3s").node_name = "first".to_owned();
+    assert_eq!(
+        planned(&asked(), &fresh).expect("fit").node_name,
+        "cp1.example.org"
+    );
+}
+
+#[test]
+fn a_link_with_a_strange_name_is_left_to_flannel() {
+    for (name, taken) in [
+        ("eth0.100", "eth0.100"),
+        ("br-0_a", "br-0_a"),
+        ("$(reboot)", ""),
+        (".hidden", ""),
+    ] {
+        let mut known = fresh();
+        known.facts.node_ip_link = name.to_owned();
+        assert_eq!(planned(&asked(), &known).expect("fit").flannel_link, taken);
+    }
+}
+
+/// The plan's words for each step that is not left as it is.
+fn changes(asked: &pb::InstallControlPlaneRequest, known: &Gathered) -> Vec<(String, String)> {
+    let planned = planned(asked, known).expect("fit");
+    let details = details(&planned, known).into_iter();
+    details
+        .filter(|(_, words)| words != "unchanged")
+        .map(|(step, words)| (step.to_owned(), words))
+        .collect()
+}
+
+/// An installed host whose facts tell the same as what is recorded, with the release kept by the controller.
+fn settled(version: &str) -> Gathered {
+    let mut known = installed(version);
+    let node = known.node.clone().expect("recorded");
+    let k3s = known.facts.k3s.as_mut().expect("k3s");
+    k3s.running_version = version.to_owned();
+    k3s.binary_sha256 = "a".repeat(64);
+    k3s.unit_active_state = "active".to_owned();
+    k3s.config_keys = vec!["node-name".to_owned()];
+    (k3s.node_name, k3s.node_ip, k3s.tls_sans) = (node.node_name, node.node_ip, node.tls_sans);
+    known.artefacts = vec![pb::Artefact {
+        name: "k3s".to_owned(),
+        version: version.to_owned(),
+        arch: "amd64".to_owned(),
+        sha256: "a".repeat(64),
+        ..pb::Artefact::default()
+    }];
+    known
+}
+
+#[test]
+fn a_plan_tells_what_each_step_would_do_here() {
+    let words = |changes: &[(String, String)], step: &str| {
+        let found = changes.iter().find(|(id, _)| id == step);
+        found.map(|(_, words)| words.clone()).unwrap_or_default()
+    };
+    let first = changes(&asked(), &fresh());
+    assert_eq!(first.len(), 11, "all but the preflight: {first:?}");
+    assert_eq!(words(&first, "install-binary"), DEFAULT);
+    assert_eq!(words(&first, "start-service"), "started");
+
+    let settled = settled("v1.33.4+k3s1");
+    assert_eq!(changes(&asked(), &settled), []);
+
+    let higher = pb::InstallControlPlaneRequest {
+        k3s_version: DEFAULT.to_owned(),
+        ..asked()
+    };
+    let upgrade = changes(&higher, &settled);
+    assert_eq!(
+        words(&upgrade, "install-binary"),
+        format!("v1.33.4+k3s1 -> {DEFAULT}")
+    );
+    assert_eq!(
+        words(&upgrade, "start-service"),
+        format!("v1.33.4+k3s1 -> {DEFAULT}, one restart")
+    );
+    assert_eq!(words(&upgrade, "write-config"), "");
+
+    let other_ip = pb::InstallControlPlaneRequest {
+        public_ips: vec!["198.51.100.1".to_owned()],
+        ..asked()
+    };
+    let readdressed = changes(&other_ip, &settled);
+    assert_eq!(
+        words(&readdressed, "write-config"),
+        "tls-san +198.51.100.1 -203.0.113.7"
+    );
+    assert_eq!(words(&readdressed, "start-service"), "one restart");
+    assert_eq!(words(&readdressed, "install-binary"), "");
+
+    let mut stopped = settled.clone();
+    stopped.facts.k3s.as_mut().expect("k3s").unit_active_state = "failed".to_owned();
+    assert_eq!(
+        words(&changes(&asked(), &stopped), "start-service"),
+        "started"
+    );
+    let mut damaged = settled;
+    damaged.facts.k3s.as_mut().expect("k3s").binary_sha256 = "b".repeat(64);
+    let repaired = changes(&asked(), &damaged);
+    assert!(
+        words(&repaired, "install-binary").contains("anew"),
+        "{repaired:?}"
+    );
 }
 
 #[test]
