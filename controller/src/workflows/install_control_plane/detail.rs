@@ -22,7 +22,8 @@ pub(super) fn details(planned: &Planned, known: &Gathered) -> Details {
         installed,
     };
     let (binary, config, unit) = (node.binary(), node.config(), node.unit());
-    let start = node.start(&[&binary, &config, &unit]);
+    let changed = binary.is_some() || config.is_some() || unit.is_some();
+    let start = node.start(changed);
     let waits = |until: &str| match &start {
         None => UNCHANGED.to_owned(),
         Some(_) => format!("until {until}"),
@@ -34,7 +35,7 @@ pub(super) fn details(planned: &Planned, known: &Gathered) -> Details {
             words.to_owned()
         }
     };
-    let done = |change: &Option<String>| change.clone().unwrap_or_else(|| UNCHANGED.to_owned());
+    let done = |change: Option<&String>| change.map_or(UNCHANGED, String::as_str).to_owned();
     Details::from([
         ("preflight", UNCHANGED.to_owned()),
         ("fetch-artefact", node.fetch()),
@@ -46,11 +47,11 @@ pub(super) fn details(planned: &Planned, known: &Gathered) -> Details {
             },
         ),
         ("snapshot", first("once, for a later uninstall")),
-        ("install-binary", done(&binary)),
-        ("write-config", done(&config)),
-        ("write-unit", done(&unit)),
+        ("install-binary", done(binary.as_ref())),
+        ("write-config", done(config.as_ref())),
+        ("write-unit", done(unit.as_ref())),
         ("link-tools", first("where the names are free")),
-        ("start-service", done(&start)),
+        ("start-service", done(start.as_ref())),
         (
             "wait-api",
             waits("it says ready to a caller with credentials"),
@@ -134,7 +135,8 @@ impl Node<'_> {
         (!there).then(|| "written".to_owned())
     }
 
-    fn start(&self, changes: &[&Option<String>]) -> Option<String> {
+    /// `changed`: binary, configuration or unit will be another one.
+    fn start(&self, changed: bool) -> Option<String> {
         if !self.installed || self.facts.unit_active_state != "active" {
             return Some("started".to_owned());
         }
@@ -142,7 +144,6 @@ impl Node<'_> {
         if !now.is_empty() && now != wanted {
             return Some(format!("{now} -> {wanted}, one restart"));
         }
-        let changed = changes.iter().any(|change| change.is_some());
         changed.then(|| "one restart".to_owned())
     }
 
