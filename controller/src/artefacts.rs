@@ -41,13 +41,15 @@ const PUSHES: usize = 4;
 const IMPORTED: &str = "imported by ";
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Bounds of downloads.
+/// Bounds of downloads and pushes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timings {
     /// How long nothing may come.
     pub stall: Duration,
     /// The pause before the second try; it doubles with each.
     pub first_pause: Duration,
+    /// How long an agent may take nothing of what is pushed to it.
+    pub push_stall: Duration,
 }
 
 impl Default for Timings {
@@ -55,6 +57,7 @@ impl Default for Timings {
         Self {
             stall: Duration::from_secs(30),
             first_pause: Duration::from_secs(1),
+            push_stall: Duration::from_secs(60),
         }
     }
 }

@@ -57,6 +57,8 @@ pub struct Config {
     pub k3s: K3s,
     /// Releases of helm.
     pub helm: Helm,
+    /// How long and how much is kept.
+    pub retention: Retention,
     /// Times and limits.
     pub timings: Timings,
 }
@@ -71,6 +73,7 @@ impl Default for Config {
             advertise: None,
             k3s: K3s::default(),
             helm: Helm::default(),
+            retention: Retention::default(),
             timings: Timings::default(),
         }
     }
@@ -117,6 +120,34 @@ impl Default for Helm {
     }
 }
 
+/// How long and how much is kept of what has ended. What is beyond it is dropped once a day.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Days that rows of the audit trail are kept.
+    pub audit_days: u32,
+    /// The most rows of the audit trail.
+    pub audit_rows: u32,
+    /// Days that operations are kept after their start, once they have ended.
+    pub operation_days: u32,
+    /// The most operations.
+    pub operations: u32,
+    /// Days that certificates are kept after their end.
+    pub certificate_days: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            audit_days: 400,
+            audit_rows: 200_000,
+            operation_days: 180,
+            operations: 5_000,
+            certificate_days: 30,
+        }
+    }
+}
+
 /// Times and limits; fractions of a second are allowed.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -157,6 +188,9 @@ pub struct Timings {
     /// The longest that nothing may come of a download.
     #[serde(rename = "download_stall_seconds", deserialize_with = "seconds")]
     pub download_stall: Duration,
+    /// The longest that an agent may take nothing of what is sent to it.
+    #[serde(rename = "push_stall_seconds", deserialize_with = "seconds")]
+    pub push_stall: Duration,
     /// The first pause before a download is tried again; it doubles with each try.
     #[serde(rename = "download_pause_seconds", deserialize_with = "seconds")]
     pub download_pause: Duration,
@@ -177,6 +211,7 @@ impl Default for Timings {
             agent_wait: Duration::from_mins(10),
             node_ready: Duration::from_mins(5),
             download_stall: Duration::from_secs(30),
+            push_stall: Duration::from_secs(60),
             download_pause: Duration::from_secs(1),
         }
     }

@@ -6,10 +6,11 @@ mod choice;
 mod gather;
 pub mod install_control_plane;
 mod record;
+mod stale;
 
 use std::fmt;
 
-use canasta_proto::name::NameError;
+use canasta_proto::name::{HostName, NameError};
 use canasta_proto::pb;
 use canasta_proto::version::VersionError;
 
@@ -17,7 +18,8 @@ use crate::artefacts::Artefacts;
 use crate::clusters::Clusters;
 use crate::config::{K3s, Timings};
 use crate::fleet::{Fleet, FleetError};
-use crate::operations::{self, Kinds, Operations};
+use crate::operations::locks::Wanted;
+use crate::operations::{self, Held, Kinds, Operations};
 use crate::store::{self, Store};
 
 use self::adopt_control_plane::AdoptControlPlane;
@@ -146,13 +148,27 @@ pub struct Begun {
     pub plan: pb::InstallPlan,
 }
 
-/// Starts a workflow, or only tells its plan.
+/// Holds a host while something is planned for it, so that nobody removes or changes it meanwhile; a dry run holds nothing.
+fn hold_host(
+    operations: &Operations,
+    host: &HostName,
+    kind: &str,
+    started_by: &str,
+    dry_run: bool,
+) -> Result<Option<Held>, Error> {
+    if dry_run {
+        return Ok(None);
+    }
+    let wanted = Wanted::change_of(host);
+    Ok(Some(operations.hold(&wanted, kind, started_by)?))
+}
+
+/// Starts a workflow with what was held while it was planned, or only tells its plan when nothing was.
 async fn begin(
     operations: &Operations,
+    held: Option<Held>,
     workflow: impl operations::Workflow + 'static,
     mut plan: pb::InstallPlan,
-    dry_run: bool,
-    started_by: &str,
 ) -> Result<Begun, Error> {
     plan.steps = workflow
         .steps("")
@@ -163,12 +179,13 @@ async fn begin(
             host: info.host.clone(),
         })
         .collect();
-    let operation_id = if dry_run {
-        String::new()
-    } else {
-        operations
-            .start(std::sync::Arc::new(workflow), started_by)
-            .await?
+    let operation_id = match held {
+        Some(held) => {
+            operations
+                .start(held, std::sync::Arc::new(workflow))
+                .await?
+        }
+        None => String::new(),
     };
     Ok(Begun { operation_id, plan })
 }

@@ -15,6 +15,8 @@ use super::caller::{AuditSubject, caller_of};
 use super::{Answer, invalid, wire};
 use crate::fleet::Fleet;
 use crate::identity::{Enrolment, HostRequest, Issuer};
+use crate::operations::Operations;
+use crate::operations::locks::Wanted;
 use crate::store::Join;
 
 /// The most bytes of a message from a caller without a certificate.
@@ -29,6 +31,7 @@ pub(super) struct EnrolmentApi {
     pub(super) enrolment: Enrolment,
     pub(super) issuer: Issuer,
     pub(super) fleet: Fleet,
+    pub(super) operations: Operations,
 }
 
 #[tonic::async_trait]
@@ -51,16 +54,18 @@ impl EnrolmentService for EnrolmentApi {
     ) -> Answer<Self::EnrolHostStream> {
         let from = caller_of(&request).from;
         let request = request.into_inner();
-        let enrolled = self
-            .enrolment
-            .host(&HostRequest {
-                secret: &request.token,
-                csr: &request.csr,
-                expected: expected(&request.expected_name)?,
-                join: join(&request, &from)?,
-            })
-            .await?;
-        let host = enrolled.name;
+        let asked = HostRequest {
+            secret: &request.token,
+            csr: &request.csr,
+            expected: expected(&request.expected_name)?,
+            join: join(&request, &from)?,
+        };
+        // A machine that is being changed must not be replaced by another one in the middle.
+        let host = self.enrolment.host_of(&asked).await?;
+        let wanted = Wanted::change_of(&host);
+        let held = self.operations.hold(&wanted, "enrol-host", &from)?;
+        let enrolled = self.enrolment.host(&asked).await?;
+        drop(held);
         tracing::info!(%host, %from, "a host has enrolled");
         let key = enrolled.certificate.spki_sha256;
         let issued = event(pb::enrol_host_response::Event::Issued(wire::issued(

@@ -174,6 +174,7 @@ impl Bench {
         let timings = Timings {
             stall: Duration::from_millis(300),
             first_pause: Duration::from_millis(1),
+            ..Timings::default()
         };
         Artefacts::open(
             self.store.clone(),

@@ -68,7 +68,8 @@ impl Store {
         .bind(subject)
         .bind(outcome)
         .execute(self.pool())
-        .await?;
+        .await
+        .map_err(self.failed())?;
         Ok(done.last_insert_rowid())
     }
 
@@ -86,7 +87,8 @@ impl Store {
             .bind(outcome)
             .bind(id)
             .execute(self.pool())
-            .await?;
+            .await
+            .map_err(self.failed())?;
         Ok(())
     }
 
@@ -100,7 +102,8 @@ impl Store {
         )
         .bind(limit)
         .fetch_all(self.pool())
-        .await?
+        .await
+        .map_err(self.failed())?
         .iter()
         .map(read)
         .collect()
