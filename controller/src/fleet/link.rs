@@ -239,12 +239,8 @@ impl Task {
                     }
                 }
                 () = &mut renew_at => match renew(&self.context, &self.host, &mut client, &shown).await {
-                    Ok(()) => {
-                        self.renewed = true;
-                        return Ok(Next::Dial);
-                    }
-                    // What the agent shows on a new connection tells which of them it took.
-                    Err(RenewError::TooMany) => {
+                    // What the agent shows on a new connection tells which certificate it took.
+                    Ok(()) | Err(RenewError::TooMany) => {
                         self.renewed = true;
                         return Ok(Next::Dial);
                     }

@@ -359,9 +359,9 @@ mod tests {
         );
         let member = Resource::Membership("wiki".to_owned());
         let other = locks
-            .take(&changes(&[member.clone()]), &holder("two"))
+            .take(&changes(std::slice::from_ref(&member)), &holder("two"))
             .expect("free");
-        let grown = changes(&[host("cp1"), member.clone()]);
+        let grown = changes(&[host("cp1"), member]);
         guard.extend(&grown).expect_err("the cluster is held");
         drop(other);
         guard.extend(&grown).expect("the host is its own");

@@ -78,7 +78,7 @@ impl Agent {
     async fn silent(&self, call: Mute) {
         let mute = *self.mute.lock().expect("mute");
         if mute == call {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
