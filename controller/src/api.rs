@@ -27,6 +27,8 @@ use canasta_proto::pb::operation_service_server::OperationServiceServer;
 use canasta_proto::pb::user_service_server::UserServiceServer;
 use canasta_transport::listen::Connections;
 use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 pub use fault::{Answer, invalid};
 
@@ -66,8 +68,26 @@ pub(crate) struct Parts {
 #[error("failed to read the descriptors of the services")]
 pub struct DescriptorError(#[source] tonic_reflection::server::Error);
 
-/// All services.
-pub(crate) async fn routes(parts: Parts) -> Result<Routes, DescriptorError> {
+/// What the standard health service says.
+#[derive(Debug, Clone)]
+pub(crate) struct Health(HealthReporter);
+
+impl Health {
+    async fn set(&self, status: ServingStatus) {
+        // The empty name stands for the controller as a whole.
+        for service in SERVICES.iter().chain(&[""]) {
+            self.0.set_service_status(*service, status).await;
+        }
+    }
+
+    /// No new calls are taken from now on.
+    pub(crate) async fn stopping(&self) {
+        self.set(ServingStatus::NotServing).await;
+    }
+}
+
+/// All services, and what says how they are.
+pub(crate) async fn routes(parts: Parts) -> Result<(Routes, Health), DescriptorError> {
     let Parts {
         issuer,
         tokens,
@@ -88,6 +108,7 @@ pub(crate) async fn routes(parts: Parts) -> Result<Routes, DescriptorError> {
         enrolment: certificates.clone(),
         issuer: issuer.clone(),
         fleet: fleet.clone(),
+        operations: operations.clone(),
     };
     let host = host::HostApi {
         store: store.clone(),
@@ -114,17 +135,14 @@ pub(crate) async fn routes(parts: Parts) -> Result<Routes, DescriptorError> {
     };
     let operation = operation::OperationApi { operations, fleet };
     let (health_reporter, health) = tonic_health::server::health_reporter();
-    for service in SERVICES {
-        health_reporter
-            .set_service_status(*service, tonic_health::ServingStatus::Serving)
-            .await;
-    }
+    let reporter = Health(health_reporter);
+    reporter.set(ServingStatus::Serving).await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(Routes::new(
+    let routes = Routes::new(
         EnrolmentServiceServer::new(enrolment).max_decoding_message_size(enrolment::MAX_MESSAGE),
     )
     .add_service(HostServiceServer::new(host))
@@ -135,5 +153,6 @@ pub(crate) async fn routes(parts: Parts) -> Result<Routes, DescriptorError> {
     .add_service(AuditServiceServer::new(audit::AuditApi { store }))
     .add_service(health)
     .add_service(reflection().build_v1().map_err(DescriptorError)?)
-    .add_service(reflection().build_v1alpha().map_err(DescriptorError)?))
+    .add_service(reflection().build_v1alpha().map_err(DescriptorError)?);
+    Ok((routes, reporter))
 }

@@ -48,7 +48,7 @@ const IMPORTED: &str = "imported by ";
 /// The least that a download must bring, in bytes a second, on average over [`Limits::slow`].
 const LEAST_RATE: u64 = 10 * 1024;
 
-/// Bounds of downloads, and of what they take of the disk.
+/// Bounds of downloads and pushes, and of what they take of the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// How long nothing may come.
@@ -63,6 +63,8 @@ pub struct Limits {
     pub most: u64,
     /// Bytes of the disk that stay free, since the database lies there too.
     pub reserve: u64,
+    /// How long an agent may take nothing of what is pushed to it.
+    pub push_stall: Duration,
 }
 
 impl Default for Limits {
@@ -74,6 +76,7 @@ impl Default for Limits {
             first_pause: Duration::from_secs(1),
             most: MAX_SIZE,
             reserve: 32 * 1024 * 1024,
+            push_stall: Duration::from_secs(60),
         }
     }
 }

@@ -58,6 +58,8 @@ pub struct Config {
     pub advertise: Option<Address>,
     /// Releases of k3s.
     pub k3s: K3s,
+    /// How long and how much is kept.
+    pub retention: Retention,
     /// Times and limits.
     pub timings: Timings,
 }
@@ -71,6 +73,7 @@ impl Default for Config {
             state_dir: paths::STATE_DIR.into(),
             advertise: None,
             k3s: K3s::default(),
+            retention: Retention::default(),
             timings: Timings::default(),
         }
     }
@@ -99,6 +102,34 @@ impl Default for K3s {
             version: "v1.34.8+k3s1".parse().expect("a version"),
             sha256: Pins::default(),
             ca_file: None,
+        }
+    }
+}
+
+/// How long and how much is kept of what has ended. What is beyond it is dropped once a day.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Days that rows of the audit trail are kept.
+    pub audit_days: u32,
+    /// The most rows of the audit trail.
+    pub audit_rows: u32,
+    /// Days that operations are kept after their start, once they have ended.
+    pub operation_days: u32,
+    /// The most operations.
+    pub operations: u32,
+    /// Days that certificates are kept after their end.
+    pub certificate_days: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            audit_days: 400,
+            audit_rows: 200_000,
+            operation_days: 180,
+            operations: 5_000,
+            certificate_days: 30,
         }
     }
 }
@@ -149,6 +180,9 @@ pub struct Timings {
     /// The longest that a download may take, all tries together.
     #[serde(rename = "download_seconds", deserialize_with = "seconds")]
     pub download: Duration,
+    /// The longest that an agent may take nothing of what is sent to it.
+    #[serde(rename = "push_stall_seconds", deserialize_with = "seconds")]
+    pub push_stall: Duration,
     /// The first pause before a download is tried again; it doubles with each try.
     #[serde(rename = "download_pause_seconds", deserialize_with = "seconds")]
     pub download_pause: Duration,
@@ -171,6 +205,7 @@ impl Default for Timings {
             download_stall: Duration::from_secs(30),
             download_slow: Duration::from_mins(1),
             download: Duration::from_hours(1),
+            push_stall: Duration::from_secs(60),
             download_pause: Duration::from_secs(1),
         }
     }

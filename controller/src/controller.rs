@@ -20,13 +20,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use crate::api::{self, DescriptorError, gate::Gate};
+use crate::api::{self, DescriptorError, Health, gate::Gate};
 use crate::artefacts::{self, Artefacts};
 use crate::clusters::Clusters;
 use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::identity::{CaError, Directory, Issuer, Tokens};
 use crate::operations::{self, Operations};
+use crate::retention;
 use crate::store::{self, OpenError, StateDir, Store};
 use crate::workflows;
 
@@ -175,6 +176,7 @@ struct Running {
     address: SocketAddr,
     socket: PathBuf,
     drain: Duration,
+    health: Health,
     stop: CancellationToken,
     servers: Vec<JoinHandle<Result<(), tonic::transport::Error>>>,
     fleet: Fleet,
@@ -205,6 +207,11 @@ impl RunningController {
         &self.parts.store
     }
 
+    /// The operations.
+    pub fn operations(&self) -> &Operations {
+        &self.parts.operations
+    }
+
     /// The gate, which counts refused callers.
     pub fn gate(&self) -> &Gate {
         &self.parts.gate
@@ -224,6 +231,7 @@ impl RunningController {
             return;
         };
         let parts = &mut self.parts;
+        parts.health.stopping().await;
         parts.stop.cancel();
         let servers = std::mem::take(&mut parts.servers);
         let drained = async {
@@ -269,7 +277,7 @@ async fn start(options: ControllerOptions) -> Result<Running, StartError> {
     let operations = Operations::new(store.clone(), workflows::kinds(&context), probe);
     operations.resume().await.map_err(StartError::Resume)?;
     let connections = Connections::default();
-    let routes = api::routes(api::Parts {
+    let (routes, health) = api::routes(api::Parts {
         tokens: Tokens::new(store.clone(), issuer.pin(), config.timings.token),
         issuer: issuer.clone(),
         directory: directory.clone(),
@@ -288,6 +296,11 @@ async fn start(options: ControllerOptions) -> Result<Running, StartError> {
     ];
     tokio::spawn(issuer.keep_own_leaf());
     let stop = CancellationToken::new();
+    tokio::spawn(retention::prune_daily(
+        store.clone(),
+        config.retention.clone(),
+        stop.clone(),
+    ));
     let servers = incoming
         .into_iter()
         .map(|incoming| {
@@ -305,6 +318,7 @@ async fn start(options: ControllerOptions) -> Result<Running, StartError> {
         address,
         socket: config.socket,
         drain: config.timings.drain,
+        health,
         stop,
         servers,
         fleet,
@@ -353,6 +367,7 @@ async fn context(
             slow: timings.download_slow,
             total: timings.download,
             first_pause: timings.download_pause,
+            push_stall: timings.push_stall,
             ..artefacts::Limits::default()
         },
     )

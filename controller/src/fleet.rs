@@ -18,6 +18,7 @@ use canasta_proto::pb::agent_service_client::AgentServiceClient;
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
@@ -55,7 +56,13 @@ pub enum FleetError {
         /// Why, with address and port.
         reason: String,
     },
-    /// Its certificate ended and can't be renewed.
+    /// The controller was just started, and has not come to dial it.
+    #[error("host '{host}' has not been reached yet since the controller was started")]
+    NotDialled {
+        /// Its name.
+        host: HostName,
+    },
+    /// Its certificate ended and can't be renewed, or its key is not the one on record.
     #[error("host '{host}' needs to join anew: {reason}")]
     NeedsRejoin {
         /// Its name.
@@ -88,6 +95,8 @@ pub enum FleetError {
 struct Link {
     state: watch::Receiver<LinkState>,
     signals: Arc<Signals>,
+    /// Ends the connection under all clients that were handed out.
+    _end: DropGuard,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -205,15 +214,18 @@ impl Fleet {
     pub fn adopt(&self, host: &HostRow) {
         let signals = Arc::<Signals>::default();
         let (sender, state) = watch::channel(LinkState::new(host, Timestamp::now()));
+        let end = CancellationToken::new();
         let task = link::Task::new(
             self.context.clone(),
             host.name.clone(),
             sender,
             signals.clone(),
+            end.clone(),
         );
         let link = Link {
             state,
             signals,
+            _end: end.drop_guard(),
             _task: AbortOnDropHandle::new(tokio::spawn(task.run())),
         };
         self.lock().insert(host.name.clone(), link);
@@ -253,7 +265,7 @@ impl Fleet {
             .collect()
     }
 
-    /// Removes a host: its certificates are revoked and its connection ends. False when it is not registered.
+    /// Removes a host: its certificates are revoked and its connection ends, whoever still holds a client for it. False when it is not registered.
     ///
     /// # Errors
     /// When the database can't be written; then nothing has changed.

@@ -20,5 +20,6 @@ pub mod identity;
 pub mod logging;
 pub mod operations;
 pub mod paths;
+mod retention;
 pub mod store;
 pub mod workflows;

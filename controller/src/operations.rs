@@ -33,13 +33,13 @@ const PREFIX: usize = 6;
 /// How many ids an ambiguous beginning is answered with.
 const LISTED: u32 = 10;
 /// The pause before the end of an operation is stored again when the database could not be written.
-const STORE_AGAIN: Duration = Duration::from_secs(5);
+const STORE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why an operation could not be started, found, followed or cancelled.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Another operation holds what this one needs.
+    /// Somebody else holds what is needed.
     #[error(transparent)]
     Busy(#[from] Busy),
     /// No operation has this id.
@@ -70,6 +70,13 @@ pub enum Error {
     /// The database could not be read or written.
     #[error("failed to use the controller's database")]
     Store(#[source] store::Error),
+}
+
+/// What a call holds while it plans an operation, or while it does its work at once. Given back when dropped.
+#[derive(Debug)]
+pub struct Held {
+    guard: Guard,
+    holder: Holder,
 }
 
 /// All operations.
@@ -104,12 +111,25 @@ impl Operations {
         }
     }
 
-    /// Refuses at once what could not get its locks now, before any time is spent on planning it.
+    /// Holds what a call is about to plan or to change, until the answer is dropped or handed to [`Operations::start`].
+    /// `kind` is the kind of the operation, or what the call does; `started_by` is `user alice` or `local root`.
     ///
     /// # Errors
     /// [`Error::Busy`] names the holder.
-    pub fn check_free(&self, wanted: &Wanted) -> Result<(), Error> {
-        Ok(self.inner.locks.check(wanted)?)
+    pub fn hold(&self, wanted: &Wanted, kind: &str, started_by: &str) -> Result<Held, Error> {
+        let holder = Holder {
+            id: uuid::Uuid::now_v7().to_string(),
+            begun: false,
+            kind: kind.to_owned(),
+            started_by: started_by.to_owned(),
+        };
+        let guard = self.inner.locks.take(wanted, &holder)?;
+        Ok(Held { guard, holder })
+    }
+
+    /// The names of all kinds of operations.
+    pub fn kinds(&self) -> impl Iterator<Item = &'static str> {
+        self.inner.kinds.names()
     }
 
     /// The operation that changes a host right now.
@@ -117,29 +137,27 @@ impl Operations {
         self.inner.locks.changer_of(host)
     }
 
-    /// Starts an operation and returns its id as soon as it is stored. `started_by` is `user alice` or `local root`.
+    /// Starts an operation and returns its id as soon as it is stored. What was held while it was planned stays held, and
+    /// what it needs besides is taken now.
     ///
     /// # Errors
-    /// [`Error::Busy`] when another operation holds what this one needs.
-    pub async fn start(
-        &self,
-        workflow: Arc<dyn Workflow>,
-        started_by: &str,
-    ) -> Result<String, Error> {
+    /// [`Error::Busy`] when somebody else holds what this one needs.
+    pub async fn start(&self, held: Held, workflow: Arc<dyn Workflow>) -> Result<String, Error> {
         if self.inner.stop.is_cancelled() {
             return Err(Error::Stopping);
         }
-        let id = uuid::Uuid::now_v7().to_string();
+        let Held { mut guard, holder } = held;
+        let id = holder.id;
         let plan = workflow.steps(&id);
         plan.check().map_err(Error::Plan)?;
         let wanted = workflow.locks();
-        let guard = self.take(&wanted, &id, workflow.kind(), started_by)?;
+        guard.extend(&wanted)?;
         let operation = pb::Operation {
             id: id.clone(),
             kind: workflow.kind().to_owned(),
             title: workflow.title(),
             state: pb::OperationState::Running.into(),
-            started_by: started_by.to_owned(),
+            started_by: holder.started_by,
             started_at: Some(stamp::now()),
             hosts: wanted.changed_hosts(),
             steps: pending(&plan),
@@ -171,6 +189,7 @@ impl Operations {
                 by = operation.started_by,
                 "operation started"
             );
+            guard.begin();
             let live = Arc::new(Live::new(operation.id.clone(), store, 1));
             all.spawn(live, plan, Resume::default(), guard);
             Ok(())
@@ -242,12 +261,13 @@ impl Operations {
         if !same || plan.check().is_err() {
             return Err(RebuildError::Steps.into());
         }
-        let guard = self.take(
-            &workflow.locks(),
-            &operation.id,
-            &operation.kind,
-            &operation.started_by,
-        )?;
+        let holder = Holder {
+            id: operation.id.clone(),
+            begun: true,
+            kind: operation.kind.clone(),
+            started_by: operation.started_by.clone(),
+        };
+        let guard = self.inner.locks.take(&workflow.locks(), &holder)?;
         Ok((plan, guard))
     }
 
@@ -262,15 +282,6 @@ impl Operations {
             error: Some(error),
         };
         live.store_end(&ended).await.map_err(Error::Store)
-    }
-
-    fn take(&self, wanted: &Wanted, id: &str, kind: &str, started_by: &str) -> Result<Guard, Busy> {
-        let holder = Holder {
-            operation: id.to_owned(),
-            kind: kind.to_owned(),
-            started_by: started_by.to_owned(),
-        };
-        self.inner.locks.take(wanted, &holder)
     }
 
     fn spawn(&self, live: Arc<Live>, plan: Plan, resume: Resume, guard: Guard) {
@@ -411,7 +422,7 @@ impl Inner {
             End::Journal(error) => {
                 let report = StepError::from_source("DATABASE_FAILED", &error)
                     .subject(&live.id)
-                    .hint("look at the controller's log and the space on its disk, then run the command again");
+                    .hint("mend what is named (room, rights), then run the command again: it goes on from what is really there");
                 (pb::OperationState::Interrupted, Some(report.into()))
             }
         };

@@ -6,11 +6,12 @@ pub(crate) mod choice;
 mod gather;
 pub mod install_control_plane;
 mod record;
+mod stale;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use canasta_proto::name::NameError;
+use canasta_proto::name::{HostName, NameError};
 use canasta_proto::pb;
 use canasta_proto::version::VersionError;
 
@@ -18,7 +19,8 @@ use crate::artefacts::{self, Artefacts};
 use crate::clusters::Clusters;
 use crate::config::{K3s, Timings};
 use crate::fleet::{Fleet, FleetError};
-use crate::operations::{self, Kinds, Operations};
+use crate::operations::locks::Wanted;
+use crate::operations::{self, Held, Kinds, Operations};
 use crate::store::{self, Store};
 
 use self::adopt_control_plane::AdoptControlPlane;
@@ -179,7 +181,7 @@ type Details = BTreeMap<&'static str, String>;
 
 /// What is answered when there is no plan: for a dry run all that is known, with the refusal as the first finding.
 fn refuse(
-    host: &canasta_proto::name::HostName,
+    host: &HostName,
     host_chosen: bool,
     known: Gathered,
     refusal: Refusal,
@@ -212,14 +214,28 @@ fn refuse(
     })
 }
 
-/// Starts a workflow, or only tells its plan.
+/// Holds a host while something is planned for it, so that nobody removes or changes it meanwhile; a dry run holds nothing.
+fn hold_host(
+    operations: &Operations,
+    host: &HostName,
+    kind: &str,
+    started_by: &str,
+    dry_run: bool,
+) -> Result<Option<Held>, Error> {
+    if dry_run {
+        return Ok(None);
+    }
+    let wanted = Wanted::change_of(host);
+    Ok(Some(operations.hold(&wanted, kind, started_by)?))
+}
+
+/// Starts a workflow with what was held while it was planned, or only tells its plan when nothing was.
 async fn begin(
     operations: &Operations,
+    held: Option<Held>,
     workflow: impl operations::Workflow + 'static,
     mut plan: pb::InstallPlan,
     details: &Details,
-    dry_run: bool,
-    started_by: &str,
 ) -> Result<Begun, Error> {
     plan.steps = workflow
         .steps("")
@@ -231,12 +247,13 @@ async fn begin(
             detail: details.get(info.id.as_str()).cloned().unwrap_or_default(),
         })
         .collect();
-    let operation_id = if dry_run {
-        String::new()
-    } else {
-        operations
-            .start(std::sync::Arc::new(workflow), started_by)
-            .await?
+    let operation_id = match held {
+        Some(held) => {
+            operations
+                .start(held, std::sync::Arc::new(workflow))
+                .await?
+        }
+        None => String::new(),
     };
     Ok(Begun { operation_id, plan })
 }

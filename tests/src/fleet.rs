@@ -237,6 +237,15 @@ impl Fleet {
         }
     }
 
+    /// The kinds of operations that the controller can take up again.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kinds(&self) -> Vec<&'static str> {
+        let controller = self.controller.as_ref().expect("the controller runs");
+        controller.operations().kinds().collect()
+    }
+
     /// Where the controller listens.
     pub fn address(&self) -> SocketAddr {
         self.config.listen

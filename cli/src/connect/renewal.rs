@@ -125,7 +125,6 @@ mod tests {
             ca_certificate: ca.certificate().to_vec().into(),
             fleet_id: "f".to_owned(),
             name: "anna".to_owned(),
-            ..IssuedCertificate::default()
         }
     }
 

@@ -15,6 +15,8 @@ use super::caller::{AuditSubject, Audited, caller_of, entry_of};
 use super::{Answer, invalid, wire};
 use crate::fleet::Fleet;
 use crate::identity::{Enrolment, HostRequest, Issuer};
+use crate::operations::Operations;
+use crate::operations::locks::Wanted;
 use crate::store::Join;
 
 /// The most bytes of a message from a caller without a certificate.
@@ -29,6 +31,7 @@ pub(super) struct EnrolmentApi {
     pub(super) enrolment: Enrolment,
     pub(super) issuer: Issuer,
     pub(super) fleet: Fleet,
+    pub(super) operations: Operations,
 }
 
 #[tonic::async_trait]
@@ -52,16 +55,19 @@ impl EnrolmentService for EnrolmentApi {
         let from = caller_of(&request).from;
         let entry = entry_of(&request);
         let request = request.into_inner();
-        let enrolled = self
-            .enrolment
-            .host(&HostRequest {
-                secret: &request.token,
-                csr: &request.csr,
-                expected: expected(&request.expected_name)?,
-                join: join(&request, &from)?,
-                entry,
-            })
-            .await?;
+        let asked = HostRequest {
+            secret: &request.token,
+            csr: &request.csr,
+            expected: expected(&request.expected_name)?,
+            join: join(&request, &from)?,
+            entry,
+        };
+        // A machine that is being changed must not be replaced by another one in the middle.
+        let name = self.enrolment.host_of(&asked).await?;
+        let wanted = Wanted::change_of(&name);
+        let held = self.operations.hold(&wanted, "enrol-host", &from)?;
+        let enrolled = self.enrolment.host(&asked).await?;
+        drop(held);
         let (host, audited) = (enrolled.name, enrolled.audited);
         tracing::info!(%host, %from, "a host has enrolled");
         let key = enrolled.certificate.spki_sha256;

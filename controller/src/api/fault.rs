@@ -14,15 +14,20 @@ pub type Answer<T> = Result<Response<T>, Status>;
 impl From<&store::Error> for Fault {
     fn from(error: &store::Error) -> Self {
         let (code, reason, hint) = match error {
-            store::Error::Full(_) => (
+            store::Error::Full { .. } => (
                 Code::ResourceExhausted,
                 "STORE_FULL",
                 "make room on the file system of the controller's state directory and try again",
             ),
-            store::Error::ReadOnly(_) => (
+            store::Error::ReadOnly { .. } => (
                 Code::FailedPrecondition,
                 "STORE_READ_ONLY",
                 "make the controller's state directory writable and try again",
+            ),
+            store::Error::Busy { .. } => (
+                Code::Unavailable,
+                "STORE_BUSY",
+                "try again in a moment; if it stays so, look for another program that holds the database (a backup, sqlite3)",
             ),
             store::Error::Query(_) => (
                 Code::Internal,
@@ -66,6 +71,9 @@ impl From<FleetError> for Fault {
                 .hint(format!(
                     "run the join command on the machine; `canasta host token {host}` prints a new one"
                 )),
+            FleetError::NotDialled { host } => fault(Code::Unavailable, "AGENT_NOT_DIALLED")
+                .about(about(host))
+                .hint("run the command again in a moment"),
             FleetError::Unreachable { host, .. } => fault(Code::Unavailable, "AGENT_UNREACHABLE")
                 .about(about(host))
                 .hint(format!(
@@ -120,7 +128,7 @@ impl From<EnrolError> for Fault {
             EnrolError::TokenExpired { name, .. } => {
                 fault(Code::PermissionDenied, "TOKEN_EXPIRED").hint(newer(name))
             }
-            EnrolError::TokenReplaced { name } => fault(Code::PermissionDenied, "TOKEN_EXPIRED")
+            EnrolError::TokenReplaced { name } => fault(Code::PermissionDenied, "TOKEN_REPLACED")
                 .hint(format!("use the token that was made last, or {}", newer(name))),
             EnrolError::TokenUsed { name } => {
                 fault(Code::PermissionDenied, "TOKEN_USED").hint(newer(name))
@@ -130,8 +138,12 @@ impl From<EnrolError> for Fault {
                     "use a token for this machine: `canasta host token {expected}`"
                 ))
             }
-            EnrolError::Removed { name } => fault(Code::PermissionDenied, "TOKEN_OTHER_HOST")
+            EnrolError::Removed { name } => fault(Code::PermissionDenied, "TOKEN_REMOVED")
                 .hint(format!("to take it in again: `canasta host add --name {name}` for a host, `canasta user add {name}` for a user")),
+            EnrolError::UserGone { name } => super::user::user_not_known(name),
+            EnrolError::NotDue { .. } => fault(Code::FailedPrecondition, "RENEWAL_NOT_DUE").hint(
+                "go on with the certificate that you have; the CLI renews it when it is due",
+            ),
             EnrolError::Request(_) => fault(Code::InvalidArgument, "INVALID_CSR").hint(
                 "the certificate request must be PKCS#10 for an ECDSA P-256 key; use the canasta programs of this fleet's version",
             ),
@@ -152,6 +164,7 @@ impl From<MakeError> for Fault {
     fn from(error: MakeError) -> Self {
         match error {
             MakeError::Store(source) => source.into(),
+            MakeError::HolderGone => Fault::from_error(Code::NotFound, "TOKEN_HOLDER_GONE", &error),
             MakeError::Random => Fault::from_error(Code::Internal, "TOKEN_FAILED", &error),
         }
     }

@@ -12,12 +12,13 @@ use canasta_transport::status::Fault;
 use jiff::Timestamp;
 use tonic::{Code, Request, Response, Status};
 
-use super::caller::AuditSubject;
+use super::caller::{AuditSubject, caller_of};
 use super::{Answer, invalid, wire};
 use crate::clusters::Clusters;
 use crate::fleet::{Fleet, FleetError, Phase};
-use crate::identity::Tokens;
+use crate::identity::{MakeError, Tokens};
 use crate::operations::Operations;
+use crate::operations::locks::Wanted;
 use crate::store::{self, CertificateRow, Holder, HostRow, Store};
 
 /// Adds, shows and removes hosts.
@@ -34,7 +35,11 @@ pub(super) struct HostApi {
 
 impl HostApi {
     async fn token(&self, host: &HostName) -> Result<pb::JoinToken, Status> {
-        let made = self.tokens.make(Purpose::Join, host.as_str()).await?;
+        let made = self.tokens.make(Purpose::Join, host.as_str()).await;
+        let made = made.map_err(|error| match error {
+            MakeError::HolderGone => FleetError::NotRegistered { host: host.clone() }.into(),
+            error => Status::from(error),
+        })?;
         Ok(pb::JoinToken {
             token: made.token.reveal(),
             expires_at: Some(wire::time(made.expires_at)),
@@ -85,6 +90,11 @@ impl HostApi {
         let since = link.since;
         match link.phase {
             Phase::Waiting => (pb::HostState::WaitingForJoin, row.added_at, String::new()),
+            Phase::NotDialled => (
+                pb::HostState::NotDialled,
+                since,
+                "the controller has not dialled it yet since it was started".to_owned(),
+            ),
             Phase::Connected => (pb::HostState::Connected, since, String::new()),
             Phase::Unreachable { reason } => (pb::HostState::Unreachable, since, reason),
             Phase::NeedsRejoin { reason } => (pb::HostState::NeedsRejoin, since, reason),
@@ -93,18 +103,6 @@ impl HostApi {
 
     /// Refuses to remove what is in use.
     async fn check_unused(&self, host: &HostName) -> Result<(), Status> {
-        if let Some(operation) = self.operations.changer_of(host.as_str()) {
-            return Err(Fault::new(
-                Code::FailedPrecondition,
-                "HOST_BUSY",
-                format!("host '{host}' is being changed by operation {operation}"),
-            )
-            .about(format!("host {host}"))
-            .hint(format!(
-                "wait for it with `canasta operation watch {operation}`, or cancel it"
-            ))
-            .into());
-        }
         if let Some(node) = self.store.cluster_node(host.as_str()).await? {
             return Err(Fault::new(
                 Code::FailedPrecondition,
@@ -194,6 +192,7 @@ impl HostService for HostApi {
                 Err(
                     FleetError::Unreachable { .. }
                     | FleetError::NeedsRejoin { .. }
+                    | FleetError::NotDialled { .. }
                     | FleetError::NotJoined { .. },
                 ) => {
                     let state = self.fleet.state(&row.name);
@@ -216,7 +215,10 @@ impl HostService for HostApi {
         &self,
         request: Request<pb::RemoveHostRequest>,
     ) -> Answer<pb::RemoveHostResponse> {
+        let by = caller_of(&request).who;
         let host = self.fleet.host(&request.into_inner().name).await?.name;
+        let wanted = Wanted::change_of(&host);
+        let _held = self.operations.hold(&wanted, "remove-host", &by)?;
         self.check_unused(&host).await?;
         if !self.fleet.remove(&host).await? {
             return Err(FleetError::NotRegistered { host }.into());
@@ -229,7 +231,11 @@ impl HostService for HostApi {
         &self,
         request: Request<pb::CreateHostTokenRequest>,
     ) -> Answer<pb::CreateHostTokenResponse> {
+        let by = caller_of(&request).who;
         let host = self.fleet.host(&request.into_inner().name).await?.name;
+        // Another machine could join under the name of one that is being changed.
+        let wanted = Wanted::change_of(&host);
+        let _held = self.operations.hold(&wanted, "create-host-token", &by)?;
         let join = Some(self.token(&host).await?);
         Ok(about(&host, pb::CreateHostTokenResponse { join }))
     }

@@ -3,12 +3,14 @@
 use std::pin::Pin;
 
 use canasta_proto::pb;
+use canasta_proto::pb::operation_event::Event;
 use canasta_proto::pb::operation_service_server::OperationService;
+use canasta_transport::roles::Role;
 use canasta_transport::status::Fault;
 use futures_util::{Stream, StreamExt as _};
 use tonic::{Code, Request, Response, Status};
 
-use super::caller::AuditSubject;
+use super::caller::{AuditSubject, caller_of};
 use super::{Answer, invalid};
 use crate::fleet::{Fleet, FleetError};
 use crate::operations::{Error, Operations};
@@ -45,10 +47,14 @@ impl OperationService for OperationApi {
         if let Some(FleetError::Name(rule)) = &unknown {
             return Err(invalid("host", "INVALID_NAME", rule).into());
         }
-        let operations = self.operations.list(limit, &request.host).await?;
+        let mut operations = self.operations.list(limit, &request.host).await?;
         // A host that was removed keeps its history.
         if let Some(unknown) = unknown.filter(|_| operations.is_empty()) {
             return Err(unknown.into());
+        }
+        // A list is for finding one: with the ends of journals it would not fit into a message.
+        for error in operations.iter_mut().flat_map(errors_of) {
+            error.evidence.clear();
         }
         Ok(Response::new(pb::ListOperationsResponse { operations }))
     }
@@ -57,7 +63,11 @@ impl OperationService for OperationApi {
         &self,
         request: Request<pb::GetOperationRequest>,
     ) -> Answer<pb::GetOperationResponse> {
-        let operation = self.operations.get(&request.into_inner().id).await?;
+        let role = caller_of(&request).role;
+        let mut operation = self.operations.get(&request.into_inner().id).await?;
+        for error in errors_of(&mut operation) {
+            withhold(role, error);
+        }
         Ok(Response::new(pb::GetOperationResponse {
             operation: Some(operation),
         }))
@@ -70,13 +80,19 @@ impl OperationService for OperationApi {
         &self,
         request: Request<pb::WatchOperationRequest>,
     ) -> Answer<Self::WatchOperationStream> {
+        let role = caller_of(&request).role;
         let request = request.into_inner();
         let events = self
             .operations
             .watch(&request.id, request.after_seq)
             .await?;
-        let events = events.map(|event| match event {
-            Ok(event) => Ok(pb::WatchOperationResponse { event: Some(event) }),
+        let events = events.map(move |event| match event {
+            Ok(mut event) => {
+                if let Some(error) = error_of(&mut event) {
+                    withhold(role, error);
+                }
+                Ok(pb::WatchOperationResponse { event: Some(event) })
+            }
             Err(error) => Err(error.into()),
         });
         Ok(Response::new(Box::pin(events)))
@@ -96,21 +112,54 @@ impl OperationService for OperationApi {
     }
 }
 
+/// The errors of an operation and its steps.
+fn errors_of(operation: &mut pb::Operation) -> impl Iterator<Item = &mut pb::ErrorReport> {
+    let of_steps = operation.steps.iter_mut().map(|step| &mut step.error);
+    of_steps.chain([&mut operation.error]).flatten()
+}
+
+/// The error that an event tells of.
+fn error_of(event: &mut pb::OperationEvent) -> Option<&mut pb::ErrorReport> {
+    match event.event.as_mut()? {
+        Event::Retrying(retrying) => retrying.error.as_mut(),
+        Event::Failed(failed) => failed.error.as_mut(),
+        Event::Ended(ended) => ended.error.as_mut(),
+        Event::Planned(_) | Event::Started(_) | Event::Progress(_) | Event::Finished(_) => None,
+    }
+}
+
+/// Leaves out what was seen when something failed, such as the end of a journal: logs are for operators.
+fn withhold(role: Role, error: &mut pb::ErrorReport) {
+    if role < Role::Operator && !error.evidence.is_empty() {
+        error.evidence = vec![pb::Evidence {
+            title: "logs".to_owned(),
+            lines: vec!["not shown: logs need the role operator".to_owned()],
+            source: "controller".to_owned(),
+            at: None,
+        }];
+    }
+}
+
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         let fault = |code, reason: &str| Fault::from_error(code, reason, &error);
         match error {
             Error::Busy(ref busy) => {
-                let id = &busy.holder.operation;
+                let id = &busy.holder.id;
+                let hint = if busy.holder.begun {
+                    format!(
+                        "wait for it with `canasta operation watch {id}`, or stop it with `canasta operation cancel {id}`"
+                    )
+                } else {
+                    "run the command again in a moment; `canasta operation list` shows what has been started".to_owned()
+                };
                 let reason = match busy.resource {
                     crate::operations::locks::Resource::Host(_) => "HOST_BUSY",
                     crate::operations::locks::Resource::Membership(_) => "CLUSTER_BUSY",
                 };
                 fault(Code::FailedPrecondition, reason)
                     .about(busy.resource.to_string())
-                    .hint(format!(
-                        "wait for it with `canasta operation watch {id}`, or stop it with `canasta operation cancel {id}`"
-                    ))
+                    .hint(hint)
             }
             Error::NotFound(ref id) => fault(Code::NotFound, "OPERATION_NOT_FOUND")
                 .about(format!("operation {id}"))

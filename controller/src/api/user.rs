@@ -1,9 +1,12 @@
 //! People: who may use the controller.
 
+use std::sync::Arc;
+
 use canasta_proto::name::UserName;
 use canasta_proto::pb;
 use canasta_proto::pb::user_service_server::UserService;
 use canasta_proto::token::Purpose;
+use canasta_transport::facts::CertificateFacts;
 use canasta_transport::listen::{Connections, Peer, peer_of};
 use canasta_transport::roles::Role;
 use canasta_transport::spiffe::Kind;
@@ -13,7 +16,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::caller::{AuditSubject, caller_of};
 use super::{Answer, invalid, wire};
-use crate::identity::{Directory, Enrolment, Issuer, Tokens};
+use crate::identity::{Directory, Enrolment, Issuer, MakeError, Tokens};
 use crate::store::{Store, UserRow};
 
 /// Adds, lists and removes users.
@@ -37,7 +40,11 @@ impl UserService for UserApi {
         let now = Timestamp::now();
         self.store.put_user(&name, role, now).await?;
         self.directory.refresh(&self.store, &name).await?;
-        let made = self.tokens.make(Purpose::User, name.as_str()).await?;
+        let made = self.tokens.make(Purpose::User, name.as_str()).await;
+        let made = made.map_err(|error| match error {
+            MakeError::HolderGone => user_not_known(&name).into(),
+            error => Status::from(error),
+        })?;
         let row = known.unwrap_or(UserRow {
             name: name.clone(),
             role,
@@ -76,14 +83,7 @@ impl UserService for UserApi {
             .remove(&self.store, &name, Timestamp::now())
             .await?
         {
-            return Err(Fault::new(
-                Code::NotFound,
-                "USER_NOT_KNOWN",
-                format!("there is no user '{name}'"),
-            )
-            .about(format!("user {name}"))
-            .hint("`canasta user list` shows all users")
-            .into());
+            return Err(user_not_known(&name).into());
         }
         let gone = Kind::User(name.clone());
         let closed = self.connections.close(|identity, _| identity.kind == gone);
@@ -95,7 +95,7 @@ impl UserService for UserApi {
         &self,
         request: Request<pb::RenewCertificateRequest>,
     ) -> Answer<pb::RenewCertificateResponse> {
-        let Some(name) = user_of(&request) else {
+        let Some((name, shown)) = user_of(&request) else {
             return Err(Fault::new(
                 Code::FailedPrecondition,
                 "NO_CERTIFICATE",
@@ -106,7 +106,7 @@ impl UserService for UserApi {
         };
         let leaf = self
             .enrolment
-            .renew_user(name.clone(), &request.into_inner().csr)
+            .renew_user(name.clone(), &shown, &request.into_inner().csr)
             .await?;
         let response = pb::RenewCertificateResponse {
             issued: Some(wire::issued(
@@ -129,15 +129,26 @@ impl UserService for UserApi {
     }
 }
 
-/// The user whose certificate this connection showed.
-fn user_of<T>(request: &Request<T>) -> Option<UserName> {
+/// The user whose certificate this connection showed, and what is known of that certificate.
+fn user_of<T>(request: &Request<T>) -> Option<(UserName, Arc<CertificateFacts>)> {
     match &peer_of(request.extensions())?.peer {
-        Peer::Identified { identity, .. } => match &identity.kind {
-            Kind::User(name) => Some(name.clone()),
+        Peer::Identified { identity, facts } => match &identity.kind {
+            Kind::User(name) => Some((name.clone(), Arc::clone(facts))),
             _ => None,
         },
         _ => None,
     }
+}
+
+/// There is no such user, or not any more.
+pub(super) fn user_not_known(name: &UserName) -> Fault {
+    Fault::new(
+        Code::NotFound,
+        "USER_NOT_KNOWN",
+        format!("there is no user '{name}'"),
+    )
+    .about(format!("user {name}"))
+    .hint("`canasta user list` shows all users")
 }
 
 fn named(name: &str) -> Result<UserName, Status> {

@@ -11,12 +11,13 @@ use canasta_steps::StepError;
 use canasta_transport::status::Fault;
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Artefact, Artefacts, Tell, file};
 use crate::fleet::{Fleet, FleetError};
-use crate::operations::agent::{self, is_cut};
+use crate::operations::agent::{self, ANSWER, answered_within, is_cut};
 
 /// The size of a chunk. Smaller ones were measured: they cost more wake-ups than they save in the processor's cache.
 const CHUNK: usize = 1024 * 1024;
@@ -62,7 +63,8 @@ impl Artefacts {
             let client = agent::connect(fleet, host, patience).await?;
             // A place is held while there is somebody to send to, and not while one is waited for.
             let turn = self.inner.pushes.acquire().await;
-            let pushed = push_once(client, host, artefact, tell, &mut sent).await;
+            let stall = self.inner.limits.push_stall;
+            let pushed = push_once(client, host, artefact, tell, stall, &mut sent).await;
             drop(turn);
             match pushed {
                 Ok(true) if sent == 0 => return Ok(Pushed::There),
@@ -93,6 +95,23 @@ fn call_error(host: &HostName, what: &'static str, status: Status) -> StepError 
     StepError::from(Fault::from(error).to_report())
 }
 
+/// The agent lives, or its connection would have broken, and takes nothing.
+fn stalled(host: &HostName, artefact: &Artefact, done: u64, stall: Duration) -> StepError {
+    StepError::new(
+        "PUSH_STALLED",
+        format!(
+            "the agent on host '{host}' took nothing of k3s {} for {stall:?}, after {done} of {} bytes",
+            artefact.version(),
+            artefact.size()
+        ),
+    )
+    .subject(format!("host {host}"))
+    .hint(format!(
+        "look at the disk of {host} (`dmesg`, `systemctl status canasta-agent`), then run the command again: the push goes on \
+         where it stopped"
+    ))
+}
+
 fn failure(host: &HostName, status: Status) -> Failure {
     let fault = Fault::from_status(&status);
     // After a cut, the earlier push may still be ending on the host.
@@ -112,14 +131,14 @@ async fn push_once(
     host: &HostName,
     artefact: &Artefact,
     tell: &dyn Tell,
+    stall: Duration,
     sent: &mut u64,
 ) -> Result<bool, Failure> {
     let asked = pb::StatArtefactRequest {
         sha256: artefact.sha256().to_owned(),
         size: artefact.size(),
     };
-    let there = client
-        .stat_artefact(asked)
+    let there = answered_within(ANSWER.min(stall), client.stat_artefact(asked))
         .await
         .map_err(|status| failure(host, status))?
         .into_inner();
@@ -141,6 +160,7 @@ async fn push_once(
     let mut feeder = std::pin::pin!(feeder);
     let mut fed = false;
     let mut tick = tokio::time::interval(TELL);
+    let mut moved = (offset, Instant::now());
     let answer = loop {
         tokio::select! {
             answer = &mut call => break answer,
@@ -151,6 +171,11 @@ async fn push_once(
             _ = tick.tick() => {
                 let done = reached.load(Ordering::Relaxed);
                 tell.bytes(done, artefact.size(), artefact.version()).await;
+                if done > moved.0 {
+                    moved = (done, Instant::now());
+                } else if moved.1.elapsed() >= stall {
+                    return Err(Failure::Step(stalled(host, artefact, done, stall)));
+                }
             }
         }
     };

@@ -8,6 +8,8 @@ use canasta_transport::dial::{self, DialError, Dialled, Limits};
 use canasta_transport::refusal::HandshakeRefusal;
 use canasta_transport::spiffe::Identity;
 use canasta_transport::tls::{ClientTls, PeerCheck};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use crate::logging::line;
@@ -17,6 +19,8 @@ use crate::store::HostRow;
 pub(super) struct Reached {
     pub(super) dialled: Dialled,
     pub(super) attempts: Vec<pb::DialAttempt>,
+    /// When the dialling began.
+    pub(super) at: Timestamp,
 }
 
 /// Nobody did.
@@ -24,6 +28,8 @@ pub(super) struct Failed {
     pub(super) attempts: Vec<pb::DialAttempt>,
     /// The address where the agent answered with a certificate that has ended.
     pub(super) expired_at: Option<String>,
+    /// The agent answered with a certificate in force, and with a key that is not on record.
+    pub(super) other_key: bool,
 }
 
 impl Failed {
@@ -41,11 +47,13 @@ impl Failed {
     }
 }
 
-/// Dials the addresses of a host one after the other. `keys` are the SHA-256 of the public keys on record.
+/// Dials the addresses of a host one after the other. `keys` are the SHA-256 of the public keys on record; a
+/// connection breaks at `end`.
 pub(super) async fn dial(
     context: &Context,
     host: &HostRow,
     keys: &[[u8; 32]],
+    end: &CancellationToken,
 ) -> Result<Reached, Failed> {
     let tls = ClientTls::fleet(
         context.issuer.material().clone(),
@@ -54,19 +62,29 @@ pub(super) async fn dial(
     .with_check(on_record(keys.to_vec()));
     let mut attempts = Vec::new();
     let mut expired_at = None;
+    let mut other_key = false;
     for address in host.addresses() {
         let address = address.address;
-        match dial::connect(&address, &tls, &limits(context)).await {
+        let at = Timestamp::now();
+        match dial::connect_until(&address, &tls, &limits(context), end.clone()).await {
             Ok(dialled) => {
                 attempts.push(pb::DialAttempt {
                     address,
                     error: String::new(),
                 });
-                return Ok(Reached { dialled, attempts });
+                return Ok(Reached {
+                    dialled,
+                    attempts,
+                    at,
+                });
             }
             Err(error) => {
-                if matches!(error.refusal(), Some(HandshakeRefusal::Expired { .. })) {
-                    expired_at.get_or_insert_with(|| address.clone());
+                match error.refusal() {
+                    Some(HandshakeRefusal::Expired { .. }) => {
+                        expired_at.get_or_insert_with(|| address.clone());
+                    }
+                    Some(HandshakeRefusal::OtherKey { .. }) => other_key = true,
+                    _ => {}
                 }
                 attempts.push(pb::DialAttempt {
                     error: line(&error),
@@ -78,6 +96,7 @@ pub(super) async fn dial(
     Err(Failed {
         attempts,
         expired_at,
+        other_key,
     })
 }
 
@@ -87,6 +106,7 @@ pub(super) async fn rescue(
     host: &HostName,
     address: &str,
     keys: &[[u8; 32]],
+    end: &CancellationToken,
 ) -> Result<Dialled, DialError> {
     let mut result = None;
     for key in keys {
@@ -96,7 +116,7 @@ pub(super) async fn rescue(
             *key,
         )
         .with_check(on_record(keys.to_vec()));
-        match dial::connect(address, &tls, &limits(context)).await {
+        match dial::connect_until(address, &tls, &limits(context), end.clone()).await {
             Err(error)
                 if matches!(
                     error.refusal(),

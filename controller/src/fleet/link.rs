@@ -10,17 +10,18 @@ use canasta_transport::refusal::HandshakeRefusal;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::dial::{Failed, Reached, dial, rescue};
 use super::refusals::Refusals;
-use super::renewal::renew;
+use super::renewal::{RenewError, renew};
 use super::state::{LinkState, Phase};
 use super::{Context, FleetError, Signals};
 use crate::identity::{jitter, sleep_until};
 use crate::logging::line;
-use crate::store::{Error, Holder, HostRow};
+use crate::store::{Error, Holder, HostRow, Shown};
 
 /// Agents send a status every 15 seconds; one that is silent for three times as long is not there any more.
 const SILENCE: Duration = Duration::from_secs(45);
@@ -49,6 +50,8 @@ pub(super) struct Task {
     host: HostName,
     state: watch::Sender<LinkState>,
     signals: Arc<Signals>,
+    /// Cancelled when the host is removed.
+    end: CancellationToken,
     backoff: Duration,
     /// True when the agent has just been given a certificate, and should show that one next.
     renewed: bool,
@@ -62,6 +65,7 @@ impl Task {
         host: HostName,
         state: watch::Sender<LinkState>,
         signals: Arc<Signals>,
+        end: CancellationToken,
     ) -> Self {
         let backoff = context.timings.backoff_first;
         Self {
@@ -69,6 +73,7 @@ impl Task {
             host,
             state,
             signals,
+            end,
             backoff,
             renewed: false,
             refusals: Refusals::default(),
@@ -81,9 +86,8 @@ impl Task {
             let next = match self.round().await {
                 Ok(next) => next,
                 Err(error) => {
-                    self.enter(Phase::Unreachable {
-                        reason: line(&error),
-                    });
+                    let reason = line(&error);
+                    self.enter(Phase::Unreachable { reason }, |_| {}).await;
                     Next::Pause
                 }
             };
@@ -104,11 +108,11 @@ impl Task {
             return Ok(Next::Sleep);
         };
         if host.joined_at.is_none() {
-            self.enter(Phase::Waiting);
+            self.enter(Phase::Waiting, |_| {}).await;
             return Ok(Next::Sleep);
         }
         let keys = self.keys().await?;
-        match dial(&self.context, &host, &keys).await {
+        match dial(&self.context, &host, &keys, &self.end).await {
             Ok(reached) => self.hold(reached).await,
             Err(failed) => Ok(self.missed(&host, &keys, failed).await),
         }
@@ -125,6 +129,8 @@ impl Task {
     async fn missed(&mut self, host: &HostRow, keys: &[[u8; 32]], failed: Failed) -> Next {
         let reason = failed.reason();
         let phase = match &failed.expired_at {
+            // As after the restore of an old backup: only a new join helps.
+            None if failed.other_key => Phase::NeedsRejoin { reason },
             None => Phase::Unreachable { reason },
             Some(address) => match self.renew_expired(host, address, keys).await {
                 // Pauses, so that an agent that keeps showing the old one is not renewed again and again.
@@ -133,11 +139,11 @@ impl Task {
             },
         };
         tracing::debug!(host = %self.host, ?phase, "failed to reach an agent");
-        self.state.send_modify(|state| {
+        self.enter(phase, |state| {
             state.rounds += 1;
             state.attempts = failed.attempts;
-            state.enter(phase, Timestamp::now());
-        });
+        })
+        .await;
         Next::Pause
     }
 
@@ -147,7 +153,8 @@ impl Task {
         address: &str,
         keys: &[[u8; 32]],
     ) -> Result<(), Phase> {
-        let dialled = match rescue(&self.context, &host.name, address, keys).await {
+        let at = Timestamp::now();
+        let dialled = match rescue(&self.context, &host.name, address, keys, &self.end).await {
             Ok(dialled) => dialled,
             Err(error) => {
                 let reason = line(&error);
@@ -161,16 +168,26 @@ impl Task {
             }
         };
         let mut client = AgentServiceClient::new(dialled.channel);
-        renew(&self.context, &self.host, &mut client)
-            .await
-            .map_err(|error| Phase::Unreachable {
-                reason: format!("{address}: {}", line(&error)),
-            })
+        let serial = dialled.presented.facts.serial;
+        renew(
+            &self.context,
+            &self.host,
+            &mut client,
+            &Shown { serial, at },
+        )
+        .await
+        .map_err(|error| Phase::Unreachable {
+            reason: format!("{address}: {}", line(&error)),
+        })
     }
 
     /// Holds a connection until it ends.
     async fn hold(&mut self, reached: Reached) -> Result<Next, Error> {
-        let Reached { dialled, attempts } = reached;
+        let Reached {
+            dialled,
+            attempts,
+            at: reached_at,
+        } = reached;
         let address = attempts
             .last()
             .map_or("", |attempt| &attempt.address)
@@ -178,7 +195,7 @@ impl Task {
         let mut client = AgentServiceClient::new(dialled.channel);
         let (mut stream, first) = match self.open(&mut client).await {
             Ok(opened) => opened,
-            Err(reason) => return Ok(self.lost(&address, &reason, true)),
+            Err(reason) => return Ok(self.lost(&address, &reason, true).await),
         };
         self.refusals
             .take(&self.context.store, &self.host, &first)
@@ -190,14 +207,18 @@ impl Task {
             .await?;
         self.backoff = self.context.timings.backoff_first;
         tracing::info!(host = %self.host, %address, "connected to an agent");
-        self.state.send_modify(|state| {
+        self.enter(Phase::Connected, |state| {
             state.rounds += 1;
             state.attempts = attempts;
             state.client = Some(client.clone());
             state.key = Some(facts.spki_sha256);
             state.status = Some(first);
-            state.enter(Phase::Connected, Timestamp::now());
-        });
+        })
+        .await;
+        let shown = Shown {
+            serial: facts.serial.clone(),
+            at: reached_at,
+        };
         let due = facts.renew_at(jitter());
         let still_due = std::mem::take(&mut self.renewed) && due <= Timestamp::now();
         let pause = RENEWAL_PAUSE.min(self.context.timings.leaf / RENEWAL_TRIES);
@@ -215,9 +236,9 @@ impl Task {
                             facts_at.as_mut().reset(Instant::now() + FACTS_PAUSE);
                         }
                     }
-                    Ok(Ok(None)) => return Ok(self.lost(&address, "the agent ended the connection", false)),
-                    Ok(Err(status)) => return Ok(self.lost(&address, status.message(), false)),
-                    Err(_) => return Ok(self.lost(&address, "the agent has fallen silent", false)),
+                    Ok(Ok(None)) => return Ok(self.lost(&address, "the agent ended the connection", false).await),
+                    Ok(Err(status)) => return Ok(self.lost(&address, status.message(), false).await),
+                    Err(_) => return Ok(self.lost(&address, "the agent has fallen silent", false).await),
                 },
                 () = &mut facts_at, if facts_due => {
                     facts_due = false;
@@ -225,8 +246,9 @@ impl Task {
                         tracing::warn!(host = %self.host, error = line(&error), "failed to learn the facts of a host");
                     }
                 }
-                () = &mut renew_at => match renew(&self.context, &self.host, &mut client).await {
-                    Ok(()) => {
+                () = &mut renew_at => match renew(&self.context, &self.host, &mut client, &shown).await {
+                    // What the agent shows on a new connection tells which certificate it took.
+                    Ok(()) | Err(RenewError::TooMany) => {
                         self.renewed = true;
                         return Ok(Next::Dial);
                     }
@@ -276,10 +298,10 @@ impl Task {
         news
     }
 
-    fn lost(&self, address: &str, why: &str, dialling: bool) -> Next {
+    async fn lost(&self, address: &str, why: &str, dialling: bool) -> Next {
         let reason = format!("{address}: {why}");
         tracing::info!(host = %self.host, reason, "lost the connection to an agent");
-        self.state.send_modify(|state| {
+        self.enter(Phase::Unreachable { reason }, |state| {
             if dialling {
                 state.rounds += 1;
             }
@@ -287,14 +309,27 @@ impl Task {
                 address: address.to_owned(),
                 error: why.to_owned(),
             }];
-            state.enter(Phase::Unreachable { reason }, Timestamp::now());
-        });
+        })
+        .await;
         Next::Pause
     }
 
-    fn enter(&self, phase: Phase) {
-        self.state
-            .send_modify(|state| state.enter(phase, Timestamp::now()));
+    /// Publishes a phase with what else has changed, and keeps since when the agent is away.
+    async fn enter(&self, phase: Phase, change: impl FnOnce(&mut LinkState)) {
+        let mut away = None;
+        self.state.send_modify(|state| {
+            let before = state.away();
+            change(state);
+            state.enter(phase, Timestamp::now());
+            if state.away() != before || state.phase == Phase::Connected {
+                away = Some(state.away());
+            }
+        });
+        if let Some(away) = away
+            && let Err(error) = self.context.store.set_away(&self.host, away).await
+        {
+            tracing::warn!(host = %self.host, error = line(&error), "failed to keep since when a host is away");
+        }
     }
 
     /// The record is another: what came of dialling by the old one says nothing any more.

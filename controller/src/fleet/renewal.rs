@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 
 use super::Context;
 use crate::identity::IssueError;
-use crate::store;
+use crate::store::{self, Recorded, Shown};
 
 /// Why a certificate was not renewed.
 #[derive(Debug, thiserror::Error)]
@@ -31,16 +31,25 @@ pub(super) enum RenewError {
     /// No certificate could be issued.
     #[error("failed to renew the certificate")]
     Issue(#[source] IssueError),
+    /// Too many were made that the agent was not seen with.
+    #[error(
+        "failed to renew the certificate: too many renewed ones wait for the agent to show them"
+    )]
+    TooMany,
+    /// The host was removed meanwhile.
+    #[error("failed to renew the certificate: the host has been removed")]
+    Removed,
     /// It could not be recorded.
     #[error("failed to record the renewed certificate")]
     Store(#[source] store::Error),
 }
 
-/// Renews the certificate of the agent behind `client`. Until the agent was seen with the new one, both are on record.
+/// Renews the certificate of the agent behind `client`, which showed `shown` in the handshake. Until the agent was seen with the new one, both are on record.
 pub(super) async fn renew(
     context: &Context,
     host: &HostName,
     client: &mut AgentServiceClient<Channel>,
+    shown: &Shown,
 ) -> Result<(), RenewError> {
     let limit = context.timings.request;
     let refused = |what| {
@@ -62,11 +71,12 @@ pub(super) async fn renew(
         .issue(&key, holder)
         .map_err(RenewError::Issue)?;
     row.pending = true;
-    context
-        .store
-        .record_renewal(&row)
-        .await
-        .map_err(RenewError::Store)?;
+    let recorded = context.store.record_renewal(&row, shown).await;
+    match recorded.map_err(RenewError::Store)? {
+        Some(Recorded::Done) => {}
+        Some(_) => return Err(RenewError::Removed),
+        None => return Err(RenewError::TooMany),
+    }
     let request = pb::InstallCertificateRequest {
         certificate: row.der.into(),
         ca_certificate: context.issuer.ca_certificate().to_vec().into(),

@@ -7,13 +7,15 @@ use jiff::{Timestamp, Unit};
 use tonic::transport::Channel;
 
 use super::FleetError;
-use crate::store::HostRow;
+use crate::store::{Away, HostRow};
 
 /// How the connection to a host stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
     /// Its agent has not joined.
     Waiting,
+    /// Its agent has joined, and the controller has not dialled it since it was started: nothing is known yet.
+    NotDialled,
     /// The agent is connected.
     Connected,
     /// The agent can't be reached.
@@ -26,6 +28,17 @@ pub enum Phase {
         /// Why, with address and port.
         reason: String,
     },
+}
+
+impl Phase {
+    /// How its agent is away, when it is known to be.
+    fn away(&self) -> Option<Away> {
+        match self {
+            Self::Unreachable { .. } => Some(Away::Unreachable),
+            Self::NeedsRejoin { .. } => Some(Away::NeedsRejoin),
+            Self::Waiting | Self::NotDialled | Self::Connected => None,
+        }
+    }
 }
 
 /// What a link publishes.
@@ -45,6 +58,8 @@ pub struct LinkState {
     pub(super) key: Option<[u8; 32]>,
     /// How many dials have come to an end.
     pub(super) rounds: u64,
+    /// How and since when it was away when the controller was started.
+    before: Option<(Away, Timestamp)>,
 }
 
 impl LinkState {
@@ -52,9 +67,7 @@ impl LinkState {
     pub(super) fn new(host: &HostRow, now: Timestamp) -> Self {
         Self {
             phase: if host.joined_at.is_some() {
-                Phase::Unreachable {
-                    reason: "not dialled yet since the controller was started".to_owned(),
-                }
+                Phase::NotDialled
             } else {
                 Phase::Waiting
             },
@@ -64,19 +77,30 @@ impl LinkState {
             client: None,
             key: None,
             rounds: 0,
+            before: host.away,
         }
     }
 
-    /// Goes over to a phase; `since` stays when only the reason is another.
+    /// Goes over to a phase; `since` stays when only the reason is another, and over a restart of the controller.
     pub(super) fn enter(&mut self, phase: Phase, now: Timestamp) {
         if std::mem::discriminant(&self.phase) != std::mem::discriminant(&phase) {
-            self.since = now;
+            let away = phase.away();
+            self.since = match self.before.take() {
+                Some((before, since)) if away == Some(before) => since,
+                // As it is kept, so that it reads the same after a restart.
+                _ => Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now),
+            };
         }
         if phase != Phase::Connected {
             self.client = None;
             self.key = None;
         }
         self.phase = phase;
+    }
+
+    /// How and since when its agent is away, as it is kept over restarts.
+    pub(super) fn away(&self) -> Option<(Away, Timestamp)> {
+        self.phase.away().map(|away| (away, self.since))
     }
 
     /// The client, or why there is none.
@@ -89,6 +113,7 @@ impl LinkState {
         match (&self.phase, &self.client) {
             (_, Some(client)) => Ok(client.clone()),
             (Phase::Waiting, None) => Err(FleetError::NotJoined { host }),
+            (Phase::NotDialled, None) => Err(FleetError::NotDialled { host }),
             (Phase::NeedsRejoin { reason }, None) => Err(FleetError::NeedsRejoin {
                 host,
                 reason: reason.clone(),

@@ -4,6 +4,7 @@ use canasta_proto::name::HostName;
 use canasta_proto::pb::agent_service_client::AgentServiceClient;
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
@@ -41,6 +42,7 @@ impl Fleet {
         let link = Link {
             state,
             signals: std::sync::Arc::<Signals>::default(),
+            _end: CancellationToken::new().drop_guard(),
             _task: AbortOnDropHandle::new(tokio::spawn(std::future::pending())),
         };
         self.lock().insert(row.name.clone(), link);
@@ -59,6 +61,7 @@ impl Fleet {
             agent_version: String::new(),
             joined_at: Some(Timestamp::now()),
             facts: None,
+            away: None,
         }
     }
 }

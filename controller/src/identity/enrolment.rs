@@ -5,12 +5,15 @@
 
 use canasta_proto::name::{HostName, UserName};
 use canasta_proto::token::Purpose;
+use canasta_transport::facts::CertificateFacts;
 use canasta_transport::keys::{KeyError, PublicKey};
 use canasta_transport::roles::Role;
 use jiff::{Timestamp, Unit};
 
 use super::{Directory, IssueError, Issuer, Tokens};
-use crate::store::{AuditEntry, CertificateRow, Error, Holder, Join, Store, TokenEnd, TokenRow};
+use crate::store::{
+    AuditEntry, CertificateRow, Error, Holder, Join, Recorded, Store, TokenEnd, TokenRow,
+};
 
 /// Why no certificate was given. Never holds the token.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +54,18 @@ pub enum EnrolError {
     Removed {
         /// The host or user that it was for.
         name: String,
+    },
+    /// The user was removed while its certificate was renewed.
+    #[error("there is no user '{name}' any more")]
+    UserGone {
+        /// The user.
+        name: UserName,
+    },
+    /// The certificate is too young to be renewed.
+    #[error("this certificate has not lived half of its life; it can be renewed from {at} on")]
+    NotDue {
+        /// When it can be renewed.
+        at: Timestamp,
     },
     /// The request is of no use.
     #[error("failed to take the certificate request")]
@@ -117,6 +132,26 @@ impl Enrolment {
         }
     }
 
+    /// The host that a token is for.
+    ///
+    /// # Errors
+    /// When the token is refused, or the database fails.
+    pub async fn host_of(&self, request: &HostRequest<'_>) -> Result<HostName, EnrolError> {
+        let token = self.live_join(request).await?;
+        named(&token.name)
+    }
+
+    async fn live_join(&self, request: &HostRequest<'_>) -> Result<TokenRow, EnrolError> {
+        let token = self.live(Purpose::Join, request.secret).await?;
+        match &request.expected {
+            Some(expected) if expected.as_str() != token.name => Err(EnrolError::OtherHost {
+                name: token.name,
+                expected: expected.clone(),
+            }),
+            _ => Ok(token),
+        }
+    }
+
     /// Enrols a host.
     ///
     /// # Errors
@@ -126,15 +161,7 @@ impl Enrolment {
         request: &HostRequest<'_>,
     ) -> Result<IssuedLeaf<HostName>, EnrolError> {
         let key = PublicKey::from_csr(request.csr).map_err(EnrolError::Request)?;
-        let token = self.live(Purpose::Join, request.secret).await?;
-        if let Some(expected) = &request.expected
-            && expected.as_str() != token.name
-        {
-            return Err(EnrolError::OtherHost {
-                name: token.name,
-                expected: expected.clone(),
-            });
-        }
+        let token = self.live_join(request).await?;
         let host: HostName = named(&token.name)?;
         if token.used_key.is_some() {
             let certificate = self.again(&token, &key, Holder::Agent(&token.name)).await?;
@@ -150,7 +177,7 @@ impl Enrolment {
             .store
             .record_join(&token.hash, &row, &request.join, &request.entry)
             .await;
-        recorded_or_used(recorded, token.name)?;
+        settled(recorded, token.name)?;
         Ok(IssuedLeaf {
             name: host,
             certificate: row,
@@ -178,7 +205,7 @@ impl Enrolment {
             let holder = self.issuer.fleet().user(name.clone());
             let row = self.issuer.issue(&key, holder).map_err(EnrolError::Issue)?;
             let recorded = self.store.record_redemption(&token.hash, &row, entry).await;
-            recorded_or_used(recorded, token.name.clone())?;
+            settled(recorded, token.name.clone())?;
             row
         };
         self.directory
@@ -195,15 +222,24 @@ impl Enrolment {
         Ok((leaf, role))
     }
 
-    /// Gives a known user a certificate for a new key. Those that the user has stay good until they end.
+    /// Gives a known user, who shows the certificate with these facts, one for a new key. Those that the user has stay good
+    /// until they end, or the user has more than [`LIVING_CERTIFICATES`](crate::store::LIVING_CERTIFICATES).
     ///
     /// # Errors
-    /// When the request is of no use, the user was removed meanwhile, or the database fails.
+    /// When the certificate has not lived half of its life, the request is of no use, the user was removed meanwhile, or the
+    /// database fails.
     pub async fn renew_user(
         &self,
         name: UserName,
+        shown: &CertificateFacts,
         csr: &[u8],
     ) -> Result<IssuedLeaf<UserName>, EnrolError> {
+        let half = half_of_life(shown);
+        if Timestamp::now() < half {
+            return Err(EnrolError::NotDue {
+                at: in_seconds(half),
+            });
+        }
         let key = PublicKey::from_csr(csr).map_err(EnrolError::Request)?;
         let holder = self.issuer.fleet().user(name.clone());
         let certificate = self.issuer.issue(&key, holder).map_err(EnrolError::Issue)?;
@@ -212,8 +248,8 @@ impl Enrolment {
             .record_user_renewal(&certificate)
             .await
             .map_err(EnrolError::Store)?;
-        if !recorded {
-            return Err(EnrolError::Removed { name: name.into() });
+        if recorded != Recorded::Done {
+            return Err(EnrolError::UserGone { name });
         }
         self.directory
             .refresh(&self.store, &name)
@@ -241,10 +277,7 @@ impl Enrolment {
             Some(TokenEnd::Replaced) => Err(EnrolError::TokenReplaced { name }),
             None if token.expires_at <= Timestamp::now() => Err(EnrolError::TokenExpired {
                 name,
-                at: token
-                    .expires_at
-                    .round(Unit::Second)
-                    .unwrap_or(token.expires_at),
+                at: in_seconds(token.expires_at),
             }),
             None => Ok(token),
         }
@@ -275,10 +308,23 @@ impl Enrolment {
     }
 }
 
-fn recorded_or_used(recorded: Result<bool, Error>, name: String) -> Result<(), EnrolError> {
+fn in_seconds(at: Timestamp) -> Timestamp {
+    at.round(Unit::Second).unwrap_or(at)
+}
+
+fn half_of_life(facts: &CertificateFacts) -> Timestamp {
+    let life = facts.not_after.duration_since(facts.not_before);
+    facts
+        .not_before
+        .saturating_add(life / 2)
+        .unwrap_or(facts.not_after)
+}
+
+fn settled(recorded: Result<Recorded, Error>, name: String) -> Result<(), EnrolError> {
     match recorded {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(EnrolError::TokenUsed { name }),
+        Ok(Recorded::Done) => Ok(()),
+        Ok(Recorded::TokenUsed) => Err(EnrolError::TokenUsed { name }),
+        Ok(Recorded::HolderGone) => Err(EnrolError::Removed { name }),
         Err(error) => Err(EnrolError::Store(error)),
     }
 }

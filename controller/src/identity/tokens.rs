@@ -25,6 +25,9 @@ pub enum MakeError {
     /// The system gave no random numbers.
     #[error("failed to get random numbers from the system")]
     Random,
+    /// The host or user was removed meanwhile, or never was.
+    #[error("there is nobody of this name to make a token for")]
+    HolderGone,
     /// It could not be stored.
     #[error("failed to store a token")]
     Store(#[source] Error),
@@ -47,7 +50,7 @@ impl Tokens {
     /// Makes a token for a host or user; earlier ones end.
     ///
     /// # Errors
-    /// When it can't be stored.
+    /// When there is no such host or user, or it can't be stored.
     pub async fn make(&self, purpose: Purpose, name: &str) -> Result<MadeToken, MakeError> {
         let mut secret = [0; SECRET_BYTES];
         SystemRandom::new()
@@ -57,10 +60,14 @@ impl Tokens {
         let expires_at = Timestamp::now()
             .saturating_add(self.life)
             .unwrap_or(Timestamp::MAX);
-        self.store
+        let added = self
+            .store
             .add_token(purpose, name, hash(token.secret()), expires_at)
             .await
             .map_err(MakeError::Store)?;
+        if !added {
+            return Err(MakeError::HolderGone);
+        }
         Ok(MadeToken { token, expires_at })
     }
 

@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How often in a row a task may be followed and tell nothing new, before it counts as interrupted.
 const IDLE_ROUNDS: u32 = 20;
 /// How long an agent may take to answer a call; a connection that died in the middle of one may never tell.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 
 /// Whether a status stands for a broken connection and not for an answer of the agent.
 pub(crate) fn is_cut(status: &Status) -> bool {
@@ -68,7 +68,11 @@ pub(crate) async fn connect(
         let state = fleet.watch(host);
         let error = match fleet.agent(host).await {
             Ok(client) => return Ok(client),
-            Err(error @ (FleetError::Unreachable { .. } | FleetError::NeedsRejoin { .. })) => error,
+            Err(
+                error @ (FleetError::Unreachable { .. }
+                | FleetError::NeedsRejoin { .. }
+                | FleetError::NotDialled { .. }),
+            ) => error,
             Err(error) => return Err(fleet_error(error)),
         };
         let Some(mut state) = state else {
@@ -303,16 +307,21 @@ impl AgentTask {
     }
 }
 
-/// What a call is answered with; no answer in time is as a broken connection.
 async fn answered<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    answered_within(ANSWER, call).await
+}
+
+/// What a call is answered with; no answer in time is as a broken connection.
+pub(crate) async fn answered_within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
     let late = |_elapsed| {
         Err(Status::deadline_exceeded(
             "the agent did not answer in time",
         ))
     };
-    tokio::time::timeout(ANSWER, call)
-        .await
-        .unwrap_or_else(late)
+    tokio::time::timeout(limit, call).await.unwrap_or_else(late)
 }
 
 fn done(end: TaskEnd) -> Result<Done, StepError> {

@@ -3,16 +3,23 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use canasta_proto::pb;
 use canasta_proto::pb::operation_event::Event;
 use canasta_steps::{Journal, JournalError, StepEvent};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::stamp;
+use crate::logging::line;
 use crate::store::{self, Store};
+
+/// How long a database that something else holds is waited for, besides SQLite's own patience.
+const BUSY_PATIENCE: Duration = Duration::from_secs(60);
+const BUSY_PAUSE: Duration = Duration::from_millis(250);
 
 /// What watchers are woken by. It only tells that there is more to read, never what.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -139,6 +146,25 @@ impl Live {
         }
     }
 
+    /// Stores an event. A database that something else holds, such as a backup, is waited for: work that goes well on a node
+    /// is not to be cut off by that.
+    async fn append(&self, event: &pb::OperationEvent) -> Result<(), store::Error> {
+        let deadline = Instant::now() + BUSY_PATIENCE;
+        loop {
+            match self.store.append_step_event(event).await {
+                Err(error @ store::Error::Busy { .. }) if Instant::now() < deadline => {
+                    tracing::warn!(
+                        operation = self.id,
+                        error = line(&error),
+                        "an event could not be stored yet; trying again"
+                    );
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
     fn keep_progress(&self, step: &str, news: pb::StepProgress) {
         let told = {
             let mut progress = self.progress.lock().expect("no holder panics");
@@ -177,8 +203,7 @@ impl Journal for Live {
         }
         let mut seq = self.seq.lock().await;
         let event = self.event(*seq + 1, step, event);
-        self.store
-            .append_step_event(&event)
+        self.append(&event)
             .await
             .map_err(|error| JournalError(Box::new(error)))?;
         *seq += 1;

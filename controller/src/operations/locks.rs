@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use canasta_proto::name::HostName;
+
 /// Something that operations hold.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resource {
@@ -33,6 +35,14 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// One host, to change it.
+    pub fn change_of(host: &HostName) -> Self {
+        Self {
+            changes: vec![Resource::Host(host.to_string())],
+            consults: Vec::new(),
+        }
+    }
+
     /// The hosts that it changes.
     pub fn changed_hosts(&self) -> Vec<String> {
         let host = |resource: &Resource| match resource {
@@ -43,23 +53,41 @@ impl Wanted {
     }
 }
 
-/// The operation that holds something.
+/// Who holds something: an operation, or a call that plans one or does its work at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// Its id.
-    pub operation: String,
-    /// Its kind.
+    /// The id of the operation; of a call, the one that its operation will have.
+    pub id: String,
+    /// True once the operation is stored, so that it can be shown and watched.
+    pub begun: bool,
+    /// The kind of the operation, or what the call does.
     pub kind: String,
     /// Who started it.
     pub started_by: String,
 }
 
-/// What was wanted is held by another operation.
+impl fmt::Display for Holder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            id,
+            begun,
+            kind,
+            started_by,
+        } = self;
+        if *begun {
+            write!(
+                formatter,
+                "operation {id} ({kind}, started by {started_by})"
+            )
+        } else {
+            write!(formatter, "{kind}, which {started_by} has just begun")
+        }
+    }
+}
+
+/// What was wanted is held by somebody else.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{resource} is in use by operation {} ({}, started by {})",
-    holder.operation, holder.kind, holder.started_by
-)]
+#[error("{resource} is in use by {holder}")]
 pub struct Busy {
     /// What is held.
     pub resource: Resource,
@@ -84,49 +112,28 @@ pub struct Locks {
 pub struct Guard {
     locks: Locks,
     wanted: Wanted,
-    operation: String,
+    holder: Holder,
 }
 
 impl Locks {
-    /// Tells whether all of it could be had now, without taking it.
-    ///
-    /// # Errors
-    /// Names the first holder that stands in the way.
-    pub fn check(&self, wanted: &Wanted) -> Result<(), Busy> {
-        find_conflict(&self.lock(), wanted)
-    }
-
     /// Takes all of it, or nothing.
     ///
     /// # Errors
     /// Names the first holder that stands in the way.
     pub fn take(&self, wanted: &Wanted, holder: &Holder) -> Result<Guard, Busy> {
-        let mut held = self.lock();
-        find_conflict(&held, wanted)?;
-        for resource in &wanted.changes {
-            held.insert(resource.clone(), Held::Alone(holder.clone()));
-        }
-        for resource in &wanted.consults {
-            match held
-                .entry(resource.clone())
-                .or_insert_with(|| Held::Shared(Vec::new()))
-            {
-                Held::Shared(holders) => holders.push(holder.clone()),
-                // What is changed by the same operation is consulted by it anyway.
-                Held::Alone(_) => {}
-            }
-        }
-        Ok(Guard {
+        let mut guard = Guard {
             locks: self.clone(),
-            wanted: wanted.clone(),
-            operation: holder.operation.clone(),
-        })
+            wanted: Wanted::default(),
+            holder: holder.clone(),
+        };
+        guard.extend(wanted)?;
+        Ok(guard)
     }
 
     /// The operation that changes a host right now.
     pub fn changer_of(&self, host: &str) -> Option<String> {
         match self.lock().get(&Resource::Host(host.to_owned())) {
-            Some(Held::Alone(holder)) => Some(holder.operation.clone()),
+            Some(Held::Alone(holder)) if holder.begun => Some(holder.id.clone()),
             _ => None,
         }
     }
@@ -136,28 +143,86 @@ impl Locks {
     }
 }
 
-fn find_conflict(held: &BTreeMap<Resource, Held>, wanted: &Wanted) -> Result<(), Busy> {
-    let busy = |resource: &Resource, holder: &Holder| Busy {
-        resource: resource.clone(),
-        holder: holder.clone(),
-    };
-    for resource in &wanted.changes {
-        match held.get(resource) {
-            Some(Held::Alone(holder)) => return Err(busy(resource, holder)),
-            Some(Held::Shared(holders)) => {
-                if let Some(holder) = holders.first() {
-                    return Err(busy(resource, holder));
-                }
-            }
-            None => {}
-        }
-    }
-    for resource in &wanted.consults {
-        if let Some(Held::Alone(holder)) = held.get(resource) {
-            return Err(busy(resource, holder));
+/// What somebody else than `own` holds of what is wanted.
+fn find_conflict(
+    held: &BTreeMap<Resource, Held>,
+    wanted: &Wanted,
+    own: &Holder,
+) -> Result<(), Busy> {
+    let other = |holder: &&Holder| holder.id != own.id;
+    let changed = wanted.changes.iter().map(|resource| {
+        let holder = match held.get(resource) {
+            Some(Held::Alone(holder)) => Some(holder).filter(other),
+            Some(Held::Shared(holders)) => holders.iter().find(other),
+            None => None,
+        };
+        (resource, holder)
+    });
+    let consulted = wanted.consults.iter().map(|resource| {
+        let holder = match held.get(resource) {
+            Some(Held::Alone(holder)) => Some(holder).filter(other),
+            _ => None,
+        };
+        (resource, holder)
+    });
+    for (resource, holder) in changed.chain(consulted) {
+        if let Some(holder) = holder {
+            return Err(Busy {
+                resource: resource.clone(),
+                holder: holder.clone(),
+            });
         }
     }
     Ok(())
+}
+
+impl Guard {
+    /// Takes more, or nothing of it. What is held already may be named again.
+    ///
+    /// # Errors
+    /// Names the first holder that stands in the way; what was held before stays held.
+    pub fn extend(&mut self, wanted: &Wanted) -> Result<(), Busy> {
+        let mut held = self.locks.lock();
+        find_conflict(&held, wanted, &self.holder)?;
+        for resource in &wanted.changes {
+            held.insert(resource.clone(), Held::Alone(self.holder.clone()));
+            if !self.wanted.changes.contains(resource) {
+                self.wanted.changes.push(resource.clone());
+            }
+        }
+        for resource in &wanted.consults {
+            match held
+                .entry(resource.clone())
+                .or_insert_with(|| Held::Shared(Vec::new()))
+            {
+                Held::Shared(holders) => {
+                    if holders.iter().all(|holder| holder.id != self.holder.id) {
+                        holders.push(self.holder.clone());
+                    }
+                }
+                // What is changed by the same holder is consulted by it anyway.
+                Held::Alone(_) => {}
+            }
+            if !self.wanted.consults.contains(resource) {
+                self.wanted.consults.push(resource.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// The operation is stored: from now on it is named by its id.
+    pub fn begin(&mut self) {
+        self.holder.begun = true;
+        for held in self.locks.lock().values_mut() {
+            let holders = match held {
+                Held::Alone(holder) => std::slice::from_mut(holder),
+                Held::Shared(holders) => holders.as_mut_slice(),
+            };
+            for holder in holders.iter_mut().filter(|one| one.id == self.holder.id) {
+                holder.begun = true;
+            }
+        }
+    }
 }
 
 impl Drop for Guard {
@@ -167,7 +232,7 @@ impl Drop for Guard {
             let empty = match held.get_mut(resource) {
                 Some(Held::Alone(_)) => true,
                 Some(Held::Shared(holders)) => {
-                    holders.retain(|holder| holder.operation != self.operation);
+                    holders.retain(|holder| holder.id != self.holder.id);
                     holders.is_empty()
                 }
                 None => false,
@@ -189,7 +254,8 @@ mod tests {
 
     fn holder(operation: &str) -> Holder {
         Holder {
-            operation: operation.to_owned(),
+            id: operation.to_owned(),
+            begun: true,
             kind: "install-k8s-cp".to_owned(),
             started_by: "user alice".to_owned(),
         }
@@ -242,11 +308,13 @@ mod tests {
         let second = locks.take(&wanted, &holder("two")).expect("shared");
         drop(first);
         let busy = locks
-            .check(&changes(&[host("cp1")]))
+            .take(&changes(&[host("cp1")]), &holder("three"))
             .expect_err("still consulted");
-        assert_eq!(busy.holder.operation, "two");
+        assert_eq!(busy.holder.id, "two");
         drop(second);
-        locks.check(&changes(&[host("cp1")])).expect("free");
+        locks
+            .take(&changes(&[host("cp1")]), &holder("three"))
+            .expect("free");
     }
 
     #[test]
@@ -263,7 +331,43 @@ mod tests {
         let guard = locks.take(&both, &holder("two")).expect("another resource");
         drop(guard);
         locks
-            .check(&changes(&[host("cp1")]))
+            .take(&changes(&[host("cp1")]), &holder("three"))
             .expect("given back whole");
+    }
+
+    #[test]
+    fn what_is_planned_is_held_before_it_has_an_operation_and_grows_with_the_plan() {
+        let locks = Locks::default();
+        let planning = Holder {
+            begun: false,
+            ..holder("one")
+        };
+        let mut guard = locks
+            .take(&changes(&[host("cp1")]), &planning)
+            .expect("free");
+        assert_eq!(
+            locks.changer_of("cp1"),
+            None,
+            "there is nothing to show yet"
+        );
+        let busy = locks
+            .take(&changes(&[host("cp1")]), &holder("two"))
+            .expect_err("held");
+        assert_eq!(
+            busy.to_string(),
+            "host cp1 is in use by install-k8s-cp, which user alice has just begun"
+        );
+        let member = Resource::Membership("wiki".to_owned());
+        let other = locks
+            .take(&changes(std::slice::from_ref(&member)), &holder("two"))
+            .expect("free");
+        let grown = changes(&[host("cp1"), member]);
+        guard.extend(&grown).expect_err("the cluster is held");
+        drop(other);
+        guard.extend(&grown).expect("the host is its own");
+        guard.begin();
+        assert_eq!(locks.changer_of("cp1").as_deref(), Some("one"));
+        drop(guard);
+        locks.take(&grown, &holder("two")).expect("all given back");
     }
 }

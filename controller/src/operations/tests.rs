@@ -1,6 +1,7 @@
 //! Operations: steps, events, locks, crashes and ends.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use canasta_proto::pb;
@@ -22,6 +23,8 @@ const STEPS: [&str; 3] = ["first", "second", "third"];
 struct Work {
     ran: Arc<Mutex<Vec<String>>>,
     gate: Option<Arc<Notify>>,
+    /// How many bytes each step has to say.
+    says: usize,
 }
 
 struct Write {
@@ -43,7 +46,8 @@ impl Step for Write {
                 gate.notified().await;
             }
         }
-        Ok(Done::changed(format!("{} done", self.id)))
+        let said = "x".repeat(self.work.says);
+        Ok(Done::changed(format!("{} done{said}", self.id)))
     }
 }
 
@@ -121,8 +125,22 @@ impl Bench {
     }
 
     async fn start(&self, operations: &Operations) -> String {
+        let held = operations.hold(&Wanted::default(), "write", "user alice");
         let work = Arc::new(self.work.clone());
-        operations.start(work, "user alice").await.expect("free")
+        let started = operations.start(held.expect("nothing"), work).await;
+        started.expect("free")
+    }
+
+    /// Sets something on each connection of the database.
+    async fn pragma(&self, pragma: &str) {
+        let mut connections = Vec::new();
+        for _ in 0..self.store.pool().options().get_max_connections() {
+            connections.push(self.store.pool().acquire().await.expect("a connection"));
+        }
+        for connection in &mut connections {
+            let query = sqlx::query(sqlx::AssertSqlSafe(pragma.to_owned()));
+            query.execute(&mut **connection).await.expect("pragma");
+        }
     }
 
     fn open_gate(&self) {
@@ -198,22 +216,55 @@ async fn a_second_operation_on_the_host_is_refused_naming_the_first() {
     let operations = bench.operations(NoProbe);
     let id = bench.start(&operations).await;
     assert_eq!(operations.changer_of("cp1"), Some(id.clone()));
+    let wanted = bench.work.locks();
     let error = operations
-        .start(Arc::new(bench.work.clone()), "user bob")
-        .await
+        .hold(&wanted, "write", "user bob")
         .expect_err("busy");
     let message = error.to_string();
     assert!(
         message.contains(&id) && message.contains("started by user alice"),
         "{message}"
     );
-    assert!(operations.check_free(&bench.work.locks()).is_err());
     bench.open_gate();
     events(&operations, &id, 0).await;
     // Who hears of the end can start the next at once.
-    operations.check_free(&bench.work.locks()).expect("free");
+    operations.hold(&wanted, "write", "user bob").expect("free");
     assert_eq!(operations.list(10, "cp1").await.expect("list").len(), 1);
     assert!(operations.list(10, "w1").await.expect("list").is_empty());
+}
+
+#[tokio::test]
+async fn what_is_being_planned_is_held_until_it_runs_and_given_back_when_it_does_not() {
+    let bench = Bench::held().await;
+    let operations = bench.operations(NoProbe);
+    let wanted = bench.work.locks();
+    let held = operations
+        .hold(&wanted, "write", "user alice")
+        .expect("free");
+    assert_eq!(operations.changer_of("cp1"), None);
+    let error = operations
+        .hold(&wanted, "remove-host", "user bob")
+        .expect_err("planned by another");
+    assert_eq!(
+        error.to_string(),
+        "host cp1 is in use by write, which user alice has just begun"
+    );
+    drop(held);
+
+    let held = operations
+        .hold(&wanted, "write", "user bob")
+        .expect("given back");
+    let work = Arc::new(bench.work.clone());
+    let id = operations.start(held, work).await.expect("held");
+    assert_eq!(operations.changer_of("cp1"), Some(id.clone()));
+    let error = operations
+        .hold(&wanted, "remove-host", "user alice")
+        .expect_err("runs");
+    assert!(error.to_string().contains(&id), "{error}");
+    bench.open_gate();
+    events(&operations, &id, 0).await;
+    let shown = operations.get(&id).await.expect("known");
+    assert_eq!(shown.started_by, "user bob");
 }
 
 #[tokio::test]
@@ -267,6 +318,75 @@ async fn a_cancel_survives_a_restart_and_the_running_step_is_finished() {
 }
 
 #[tokio::test]
+async fn a_database_that_something_else_holds_does_not_end_an_operation() {
+    let bench = Bench::held().await;
+    bench.pragma("PRAGMA busy_timeout = 10").await;
+    let operations = bench.operations(NoProbe);
+    let id = bench.start(&operations).await;
+    at_gate(&operations, &id).await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(bench.store.path());
+    let mut other = sqlx::ConnectOptions::connect(&options)
+        .await
+        .expect("a second program");
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .expect("the lock");
+    bench.open_gate();
+    // The end of the step finds the database held for as long as SQLite waits, many times over.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let shown = operations.get(&id).await.expect("it can be read");
+    assert_eq!(shown.state(), pb::OperationState::Running);
+    assert_eq!(shown.steps[1].state(), pb::StepState::Running);
+    sqlx::query("ROLLBACK")
+        .execute(&mut other)
+        .await
+        .expect("given back");
+    check_seqs(&events(&operations, &id, 0).await);
+    let shown = operations.get(&id).await.expect("known");
+    assert_eq!(shown.state(), pb::OperationState::Succeeded, "{shown:?}");
+    assert_eq!(bench.ran(), ["first 1", "second 1", "third 1"]);
+}
+
+#[tokio::test]
+async fn a_database_without_room_ends_it_naming_path_and_space_and_a_rerun_goes_on() {
+    let mut bench = Bench::held().await;
+    bench.work.says = 1 << 20;
+    let operations = bench.operations(NoProbe);
+    let id = bench.start(&operations).await;
+    at_gate(&operations, &id).await;
+    // Less than the next event needs; as SQLite is told, so it answers on a file system without room.
+    bench.pragma("PRAGMA max_page_count = 1").await;
+    bench.open_gate();
+    // Whether its end needs room too is SQLite's affair: it is stored as soon as there is some.
+    let made_room = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        bench.pragma("PRAGMA max_page_count = 1000000").await;
+    };
+    tokio::join!(events(&operations, &id, 0), made_room);
+    let shown = operations.get(&id).await.expect("known");
+    assert_eq!(shown.state(), pb::OperationState::Interrupted, "{shown:?}");
+    let error = shown.error.expect("why");
+    let text = format!("{}: {}", error.message, error.causes.join(": "));
+    let path = bench.store.path().display().to_string();
+    assert!(
+        text.contains(&path) && text.contains("no room") && text.contains("MiB are free"),
+        "{text}"
+    );
+    assert!(
+        error.hint.contains("run the command again"),
+        "{}",
+        error.hint
+    );
+    let again = bench.start(&operations).await;
+    bench.open_gate();
+    check_seqs(&events(&operations, &again, 0).await);
+    let shown = operations.get(&again).await.expect("known");
+    let (state, error) = (shown.state(), shown.error);
+    assert_eq!(state, pb::OperationState::Succeeded, "{error:?}");
+}
+
+#[tokio::test]
 async fn each_step_may_be_run_twice() {
     let bench = Bench::new().await;
     let operations = bench.operations(EachTwice);
@@ -292,7 +412,7 @@ async fn a_failure_at_each_step_ends_the_operation_there() {
         assert_eq!(failed.state(), pb::StepState::Failed);
         assert_eq!(failed.error.as_ref().expect("why").reason, "INJECTED");
         operations
-            .check_free(&bench.work.locks())
+            .hold(&bench.work.locks(), "write", "user bob")
             .expect("given back");
     }
 }
@@ -355,7 +475,9 @@ async fn what_can_not_be_rebuilt_is_interrupted_and_says_what_to_do() {
     );
     assert_eq!(shown.steps[1].state(), pb::StepState::Failed);
     assert_eq!(shown.steps[2].state(), pb::StepState::NotRun);
-    operations.check_free(&bench.work.locks()).expect("free");
+    operations
+        .hold(&bench.work.locks(), "write", "user bob")
+        .expect("free");
 }
 
 #[tokio::test]

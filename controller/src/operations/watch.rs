@@ -85,11 +85,17 @@ impl Watch {
                 .live
                 .as_mut()
                 .map(|(_, told)| *told.borrow_and_update());
-            let events = self
+            let mut events = self
                 .store
                 .operation_events(&self.id, self.after, BATCH)
                 .await
                 .map_err(Error::Store)?;
+            // The end is stored before the hosts are given back and told after: who hears of it can start the next at once.
+            let untold = told.is_some_and(|told| !told.ended);
+            let ends = |event: &pb::OperationEvent| matches!(event.event, Some(Event::Ended(_)));
+            if untold && events.last().is_some_and(ends) {
+                events.pop();
+            }
             if let Some(last) = events.last() {
                 self.after = last.seq;
                 self.ready.extend(events);

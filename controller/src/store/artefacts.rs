@@ -36,7 +36,7 @@ impl Store {
         .bind(row.stored_at)
         .bind(row.modified)
         .execute(self.pool())
-        .await?;
+        .await.map_err(self.failed())?;
         Ok(())
     }
 
@@ -52,7 +52,8 @@ impl Store {
             .bind(version)
             .bind(arch)
             .fetch_optional(self.pool())
-            .await?
+            .await
+            .map_err(self.failed())?
             .map(|row| read(&row))
             .transpose()
     }
@@ -61,7 +62,8 @@ impl Store {
     pub(crate) async fn artefacts(&self) -> Result<Vec<ArtefactRow>, Error> {
         sqlx::query("SELECT * FROM artefacts ORDER BY name, version, arch")
             .fetch_all(self.pool())
-            .await?
+            .await
+            .map_err(self.failed())?
             .iter()
             .map(read)
             .collect()
@@ -74,7 +76,8 @@ impl Store {
             .bind(&row.version)
             .bind(&row.arch)
             .execute(self.pool())
-            .await?;
+            .await
+            .map_err(self.failed())?;
         Ok(())
     }
 }

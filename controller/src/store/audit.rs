@@ -39,7 +39,9 @@ pub struct AuditRow {
 impl Store {
     /// Begins a row before the call is let through, so that nothing is changed without a trace.
     pub async fn begin_audit(&self, entry: &AuditEntry) -> Result<i64, Error> {
-        insert(self.pool(), entry, "", "").await
+        insert(self.pool(), entry, "", "")
+            .await
+            .map_err(self.failed())
     }
 
     /// Adds a row about something that was refused.
@@ -52,6 +54,7 @@ impl Store {
         insert(self.pool(), entry, subject, outcome)
             .await
             .map(|_| ())
+            .map_err(self.failed())
     }
 
     /// Adds a row that may have been added before, once. The last thousand rows are looked through.
@@ -74,7 +77,8 @@ impl Store {
         .bind(subject)
         .bind(outcome)
         .execute(self.pool())
-        .await?;
+        .await
+        .map_err(self.failed())?;
         Ok(())
     }
 
@@ -92,7 +96,8 @@ impl Store {
             .bind(outcome)
             .bind(id)
             .execute(self.pool())
-            .await?;
+            .await
+            .map_err(self.failed())?;
         Ok(())
     }
 
@@ -106,7 +111,8 @@ impl Store {
         )
         .bind(limit)
         .fetch_all(self.pool())
-        .await?
+        .await
+        .map_err(self.failed())?
         .iter()
         .map(read)
         .collect()
@@ -119,7 +125,7 @@ pub(super) async fn insert<'e>(
     entry: &AuditEntry,
     subject: &str,
     outcome: &str,
-) -> Result<i64, Error> {
+) -> Result<i64, sqlx::Error> {
     let done = sqlx::query(
         "INSERT INTO audit (at, who, source, what, subject, outcome) VALUES (?, ?, ?, ?, ?, ?)",
     )

@@ -47,6 +47,31 @@ pub struct CertificateRow {
     pub used: bool,
 }
 
+/// The most living certificates of a user: a further one revokes the oldest, which has most likely been renewed.
+pub const LIVING_CERTIFICATES: i64 = 5;
+/// The most renewed certificates of an agent that wait to be seen with it.
+pub const PENDING_CERTIFICATES: i64 = 3;
+
+/// What came of recording a certificate. Nothing is recorded unless it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// It is recorded.
+    Done,
+    /// Somebody else has used the token in between.
+    TokenUsed,
+    /// The host or user has been removed in between.
+    HolderGone,
+}
+
+/// The certificate that an agent showed in a handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Its serial number, hex.
+    pub serial: String,
+    /// When the handshake began.
+    pub at: Timestamp,
+}
+
 const COLUMNS: &str = "serial, name, spki_sha256, der, issued_at, not_after, pending, used_at";
 
 /// Revokes all certificates of a holder.
@@ -55,7 +80,7 @@ pub(super) async fn revoke(
     kind: &str,
     name: &str,
     now: Timestamp,
-) -> Result<(), Error> {
+) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE certificates SET revoked_at = ? WHERE kind = ? AND name = ? AND revoked_at IS NULL",
     )
@@ -71,7 +96,7 @@ async fn insert(
     transaction: &mut Transaction<'_, Sqlite>,
     holder: Holder<'_>,
     row: &CertificateRow,
-) -> Result<(), Error> {
+) -> Result<(), sqlx::Error> {
     let (kind, name) = holder.columns();
     sqlx::query(
         "INSERT INTO certificates (serial, kind, name, spki_sha256, der, issued_at, not_after, pending)
@@ -90,11 +115,50 @@ async fn insert(
     Ok(())
 }
 
+/// Whether there is such a host or user, within the transaction that needs it.
+pub(super) async fn exists(
+    transaction: &mut Transaction<'_, Sqlite>,
+    holder: Holder<'_>,
+) -> Result<bool, sqlx::Error> {
+    let (query, name) = match holder {
+        Holder::Agent(name) => ("SELECT 1 FROM hosts WHERE name = ?", name),
+        Holder::User(name) => ("SELECT 1 FROM users WHERE name = ?", name),
+    };
+    let found = sqlx::query(query)
+        .bind(name)
+        .fetch_optional(&mut **transaction)
+        .await?;
+    Ok(found.is_some())
+}
+
+/// Inserts a certificate of a user who is there; the oldest ones give way.
+async fn insert_of_user(
+    transaction: &mut Transaction<'_, Sqlite>,
+    row: &CertificateRow,
+) -> Result<Recorded, sqlx::Error> {
+    if !exists(transaction, Holder::User(&row.name)).await? {
+        return Ok(Recorded::HolderGone);
+    }
+    insert(transaction, Holder::User(&row.name), row).await?;
+    sqlx::query(
+        "UPDATE certificates SET revoked_at = ?1 WHERE serial IN (SELECT serial FROM certificates
+         WHERE kind = 'user' AND name = ?2 AND revoked_at IS NULL AND not_after > ?1
+         ORDER BY serial = ?3 DESC, issued_at DESC LIMIT -1 OFFSET ?4)",
+    )
+    .bind(millis(row.issued_at))
+    .bind(&row.name)
+    .bind(&row.serial)
+    .bind(LIVING_CERTIFICATES)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(Recorded::Done)
+}
+
 async fn use_token(
     transaction: &mut Transaction<'_, Sqlite>,
     hash: &[u8; 32],
     key: &[u8; 32],
-) -> Result<bool, Error> {
+) -> Result<bool, sqlx::Error> {
     let done = sqlx::query(
         "UPDATE tokens SET used_key = ? WHERE hash = ? AND used_key IS NULL AND ended = ''",
     )
@@ -106,19 +170,19 @@ async fn use_token(
 }
 
 impl Store {
-    /// Records that a host joined: its token is used, its earlier certificates are revoked, this one is its own. False when
-    /// the token was used or the host removed by someone else in between; then nothing is recorded. The row of the audit
-    /// trail is part of it: nobody joins without one.
+    /// Records that a host joined: its token is used, its earlier certificates are revoked, this one is its own. The row of
+    /// the audit trail is part of it: nobody joins without one.
     pub async fn record_join(
         &self,
         token: &[u8; 32],
         row: &CertificateRow,
         join: &Join,
         entry: &AuditEntry,
-    ) -> Result<bool, Error> {
+    ) -> Result<Recorded, Error> {
         let mut transaction = self.begin().await?;
-        if !use_token(&mut transaction, token, &row.spki_sha256).await? {
-            return Ok(false);
+        let used = use_token(&mut transaction, token, &row.spki_sha256).await;
+        if !used.map_err(self.failed())? {
+            return Ok(Recorded::TokenUsed);
         }
         let done = sqlx::query(
             "UPDATE hosts SET advertise = ?, source = ?, hostname = ?, agent_version = ?, joined_at = ?
@@ -131,59 +195,101 @@ impl Store {
         .bind(millis(row.issued_at))
         .bind(&row.name)
         .execute(&mut *transaction)
-        .await?;
+        .await
+        .map_err(self.failed())?;
         if done.rows_affected() == 0 {
-            return Ok(false);
+            return Ok(Recorded::HolderGone);
         }
-        revoke(&mut transaction, "agent", &row.name, row.issued_at).await?;
-        insert(&mut transaction, Holder::Agent(&row.name), row).await?;
-        let subject = format!("host {}", row.name);
-        audit::insert(&mut *transaction, entry, &subject, "ok").await?;
-        transaction.commit().await?;
-        Ok(true)
+        let recorded = async {
+            revoke(&mut transaction, "agent", &row.name, row.issued_at).await?;
+            insert(&mut transaction, Holder::Agent(&row.name), row).await?;
+            let subject = format!("host {}", row.name);
+            audit::insert(&mut *transaction, entry, &subject, "ok").await
+        };
+        recorded.await.map_err(self.failed())?;
+        transaction.commit().await.map_err(self.failed())?;
+        Ok(Recorded::Done)
     }
 
-    /// Records that a user redeemed a token, together with the row of the audit trail. False when the token was used by
-    /// someone else in between.
+    /// Records that a user redeemed a token, together with the row of the audit trail.
     pub async fn record_redemption(
         &self,
         token: &[u8; 32],
         row: &CertificateRow,
         entry: &AuditEntry,
-    ) -> Result<bool, Error> {
+    ) -> Result<Recorded, Error> {
         let mut transaction = self.begin().await?;
-        if !use_token(&mut transaction, token, &row.spki_sha256).await? {
-            return Ok(false);
+        let used = use_token(&mut transaction, token, &row.spki_sha256).await;
+        if !used.map_err(self.failed())? {
+            return Ok(Recorded::TokenUsed);
         }
-        insert(&mut transaction, Holder::User(&row.name), row).await?;
-        let subject = format!("user {}", row.name);
-        audit::insert(&mut *transaction, entry, &subject, "ok").await?;
-        transaction.commit().await?;
-        Ok(true)
+        let recorded = insert_of_user(&mut transaction, row).await;
+        let recorded = recorded.map_err(self.failed())?;
+        if recorded == Recorded::Done {
+            let subject = format!("user {}", row.name);
+            audit::insert(&mut *transaction, entry, &subject, "ok")
+                .await
+                .map_err(self.failed())?;
+            transaction.commit().await.map_err(self.failed())?;
+        }
+        Ok(recorded)
     }
 
-    /// Records one more certificate of a user. False when the user was removed in between.
-    pub async fn record_user_renewal(&self, row: &CertificateRow) -> Result<bool, Error> {
+    /// Records one more certificate of a user.
+    pub async fn record_user_renewal(&self, row: &CertificateRow) -> Result<Recorded, Error> {
         let mut transaction = self.begin().await?;
-        let user = sqlx::query("SELECT 1 FROM users WHERE name = ?")
-            .bind(&row.name)
-            .fetch_optional(&mut *transaction)
-            .await?;
-        if user.is_none() {
-            return Ok(false);
+        let recorded = insert_of_user(&mut transaction, row).await;
+        let recorded = recorded.map_err(self.failed())?;
+        if recorded == Recorded::Done {
+            transaction.commit().await.map_err(self.failed())?;
         }
-        insert(&mut transaction, Holder::User(&row.name), row).await?;
-        transaction.commit().await?;
-        Ok(true)
+        Ok(recorded)
     }
 
     /// Records a certificate that is to take the place of the agent's own; earlier ones stay until it was seen, for nobody
-    /// knows whether the agent took them.
-    pub async fn record_renewal(&self, row: &CertificateRow) -> Result<(), Error> {
+    /// knows whether the agent took them. Of those that wait to be seen there are at most [`PENDING_CERTIFICATES`]: for a
+    /// further one the oldest is dropped, if what the agent showed since tells that it is not the agent's. None when none
+    /// can be dropped.
+    pub async fn record_renewal(
+        &self,
+        row: &CertificateRow,
+        shown: &Shown,
+    ) -> Result<Option<Recorded>, Error> {
         let mut transaction = self.begin().await?;
-        insert(&mut transaction, Holder::Agent(&row.name), row).await?;
-        transaction.commit().await?;
-        Ok(())
+        let known = exists(&mut transaction, Holder::Agent(&row.name)).await;
+        if !known.map_err(self.failed())? {
+            return Ok(Some(Recorded::HolderGone));
+        }
+        let pending: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM certificates
+             WHERE kind = 'agent' AND name = ? AND pending = 1 AND revoked_at IS NULL",
+        )
+        .bind(&row.name)
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(self.failed())?;
+        if pending >= PENDING_CERTIFICATES {
+            let dropped = sqlx::query(
+                "DELETE FROM certificates WHERE serial IN (SELECT serial FROM certificates
+                 WHERE kind = 'agent' AND name = ?1 AND pending = 1 AND revoked_at IS NULL
+                 AND serial <> ?2 AND issued_at < ?3 ORDER BY issued_at LIMIT ?4)",
+            )
+            .bind(&row.name)
+            .bind(&shown.serial)
+            .bind(millis(shown.at))
+            .bind(pending - PENDING_CERTIFICATES + 1)
+            .execute(&mut *transaction)
+            .await
+            .map_err(self.failed())?;
+            if dropped.rows_affected() == 0 {
+                return Ok(None);
+            }
+        }
+        insert(&mut transaction, Holder::Agent(&row.name), row)
+            .await
+            .map_err(self.failed())?;
+        transaction.commit().await.map_err(self.failed())?;
+        Ok(Some(Recorded::Done))
     }
 
     /// An agent was seen with a certificate: it is its own from now on, and what was its own before is revoked.
@@ -203,7 +309,8 @@ impl Store {
         .bind(serial)
         .bind(host.as_str())
         .execute(&mut *transaction)
-        .await?;
+        .await
+        .map_err(self.failed())?;
         if done.rows_affected() == 1 {
             sqlx::query(
                 "UPDATE certificates SET revoked_at = ?1
@@ -214,9 +321,10 @@ impl Store {
             .bind(host.as_str())
             .bind(serial)
             .execute(&mut *transaction)
-            .await?;
+            .await
+            .map_err(self.failed())?;
         }
-        transaction.commit().await?;
+        transaction.commit().await.map_err(self.failed())?;
         Ok(())
     }
 
@@ -226,7 +334,8 @@ impl Store {
             .bind(millis(now))
             .bind(serial)
             .execute(self.pool())
-            .await?;
+            .await
+            .map_err(self.failed())?;
         Ok(())
     }
 
@@ -241,7 +350,8 @@ impl Store {
             .bind(kind)
             .bind(name)
             .fetch_all(self.pool())
-            .await?
+            .await
+            .map_err(self.failed())?
             .iter()
             .map(read)
             .collect()
@@ -257,7 +367,8 @@ impl Store {
         );
         sqlx::query(sqlx::AssertSqlSafe(query))
             .fetch_all(self.pool())
-            .await?
+            .await
+            .map_err(self.failed())?
             .iter()
             .map(read)
             .collect()
@@ -330,7 +441,11 @@ mod tests {
         assert_eq!(host.joined_at, None);
         execute("DROP TRIGGER no_room").await.expect("dropped");
         let recorded = store.record_join(&[1; 32], &row, &join, &entry).await;
-        assert!(recorded.expect("recorded"), "the token is still good");
+        assert_eq!(
+            recorded.expect("recorded"),
+            Recorded::Done,
+            "the token is still good"
+        );
         let rows = store.audit(10).await.expect("rows");
         assert_eq!(rows.len(), 1);
         assert_eq!(

@@ -58,7 +58,7 @@ impl Store {
         .bind(cluster.created_at)
         .bind(list(&cluster.public_ips))
         .execute(&mut *transaction)
-        .await?;
+        .await.map_err(self.failed())?;
         sqlx::query(
             "INSERT INTO cluster_nodes (host, cluster, node_name, role, node_ip, tls_sans) VALUES (?, ?, ?, ?, ?, ?)
              ON CONFLICT (host) DO UPDATE SET cluster = excluded.cluster, node_name = excluded.node_name,
@@ -71,8 +71,8 @@ impl Store {
         .bind(&node.node_ip)
         .bind(list(&node.tls_sans))
         .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
+        .await.map_err(self.failed())?;
+        transaction.commit().await.map_err(self.failed())?;
         Ok(())
     }
 
@@ -80,7 +80,8 @@ impl Store {
     pub(crate) async fn clusters(&self) -> Result<Vec<ClusterRow>, Error> {
         sqlx::query("SELECT * FROM clusters ORDER BY name")
             .fetch_all(self.pool())
-            .await?
+            .await
+            .map_err(self.failed())?
             .iter()
             .map(read_cluster)
             .collect()
@@ -91,7 +92,8 @@ impl Store {
         sqlx::query("SELECT * FROM clusters WHERE name = ?")
             .bind(name)
             .fetch_optional(self.pool())
-            .await?
+            .await
+            .map_err(self.failed())?
             .as_ref()
             .map(read_cluster)
             .transpose()
@@ -101,7 +103,8 @@ impl Store {
     pub(crate) async fn cluster_nodes(&self) -> Result<Vec<NodeRow>, Error> {
         sqlx::query("SELECT * FROM cluster_nodes ORDER BY cluster, node_name")
             .fetch_all(self.pool())
-            .await?
+            .await
+            .map_err(self.failed())?
             .iter()
             .map(read_node)
             .collect()
@@ -112,7 +115,8 @@ impl Store {
         sqlx::query("SELECT * FROM cluster_nodes WHERE host = ?")
             .bind(host)
             .fetch_optional(self.pool())
-            .await?
+            .await
+            .map_err(self.failed())?
             .as_ref()
             .map(read_node)
             .transpose()

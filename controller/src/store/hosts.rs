@@ -30,6 +30,26 @@ pub struct HostRow {
     pub joined_at: Option<Timestamp>,
     /// The facts that its agent told last.
     pub facts: Option<pb::NodeFacts>,
+    /// How and since when its agent is away; none while it is connected.
+    pub away: Option<(Away, Timestamp)>,
+}
+
+/// How an agent is away: kept over restarts of the controller, so that it is known since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Away {
+    /// It can't be reached.
+    Unreachable,
+    /// It needs to join anew.
+    NeedsRejoin,
+}
+
+impl Away {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::NeedsRejoin => "needs-rejoin",
+        }
+    }
 }
 
 impl HostRow {
@@ -65,8 +85,7 @@ pub struct Join {
     pub agent_version: String,
 }
 
-const COLUMNS: &str =
-    "name, added_at, address, advertise, source, hostname, agent_version, joined_at, facts";
+const COLUMNS: &str = "name, added_at, address, advertise, source, hostname, agent_version, joined_at, facts, away, away_since";
 
 impl Store {
     /// Adds a host. False when there is one of this name already.
@@ -83,7 +102,8 @@ impl Store {
         .bind(address)
         .bind(millis(now))
         .execute(self.pool())
-        .await?;
+        .await
+        .map_err(self.failed())?;
         Ok(done.rows_affected() == 1)
     }
 
@@ -93,7 +113,8 @@ impl Store {
             "SELECT {COLUMNS} FROM hosts ORDER BY name"
         )))
         .fetch_all(self.pool())
-        .await?
+        .await
+        .map_err(self.failed())?
         .iter()
         .map(read)
         .collect()
@@ -106,7 +127,8 @@ impl Store {
         )))
         .bind(name.as_str())
         .fetch_optional(self.pool())
-        .await?
+        .await
+        .map_err(self.failed())?
         .as_ref()
         .map(read)
         .transpose()
@@ -118,7 +140,25 @@ impl Store {
             .bind(facts.encode_to_vec())
             .bind(name.as_str())
             .execute(self.pool())
-            .await?;
+            .await
+            .map_err(self.failed())?;
+        Ok(())
+    }
+
+    /// Keeps how and since when an agent is away; none when it is connected.
+    pub async fn set_away(
+        &self,
+        name: &HostName,
+        away: Option<(Away, Timestamp)>,
+    ) -> Result<(), Error> {
+        let (away, since) = away.unzip();
+        sqlx::query("UPDATE hosts SET away = ?, away_since = ? WHERE name = ?")
+            .bind(away.map(Away::as_str))
+            .bind(since.map(millis))
+            .bind(name.as_str())
+            .execute(self.pool())
+            .await
+            .map_err(self.failed())?;
         Ok(())
     }
 
@@ -128,10 +168,15 @@ impl Store {
         let done = sqlx::query("DELETE FROM hosts WHERE name = ?")
             .bind(name.as_str())
             .execute(&mut *transaction)
-            .await?;
-        super::certificates::revoke(&mut transaction, "agent", name.as_str(), now).await?;
-        super::tokens::end(&mut transaction, "join", name.as_str(), "removed").await?;
-        transaction.commit().await?;
+            .await
+            .map_err(self.failed())?;
+        super::certificates::revoke(&mut transaction, "agent", name.as_str(), now)
+            .await
+            .map_err(self.failed())?;
+        super::tokens::end(&mut transaction, "join", name.as_str(), "removed")
+            .await
+            .map_err(self.failed())?;
+        transaction.commit().await.map_err(self.failed())?;
         Ok(done.rows_affected() == 1)
     }
 }
@@ -140,7 +185,17 @@ fn read(row: &SqliteRow) -> Result<HostRow, Error> {
     let name: String = row.try_get("name")?;
     let facts: Option<Vec<u8>> = row.try_get("facts")?;
     let joined_at: Option<i64> = row.try_get("joined_at")?;
+    let away: Option<String> = row.try_get("away")?;
+    let away_since: Option<i64> = row.try_get("away_since")?;
+    let away = match (away.as_deref(), away_since) {
+        (Some("unreachable"), Some(since)) => Some((Away::Unreachable, since)),
+        (Some("needs-rejoin"), Some(since)) => Some((Away::NeedsRejoin, since)),
+        _ => None,
+    };
     Ok(HostRow {
+        away: away
+            .map(|(away, since)| Ok::<_, Error>((away, time(since, "the time of a host")?)))
+            .transpose()?,
         added_at: time(row.try_get("added_at")?, "the time of a host")?,
         address: row.try_get("address")?,
         advertise: row.try_get("advertise")?,

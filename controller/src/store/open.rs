@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use sqlx::Row as _;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection as _, Row as _, SqliteConnection};
 
 use super::{DATABASE, READ_ONLY, Store, primary_code};
 
@@ -218,6 +218,7 @@ impl Store {
             .busy_timeout(BUSY_TIMEOUT);
         let pool = SqlitePoolOptions::new()
             .max_connections(CONNECTIONS)
+            .before_acquire(|connection, _| Box::pin(async { Ok(is_usable(connection)) }))
             .connect_with(options)
             .await
             .map_err(failed)?;
@@ -314,6 +315,12 @@ impl Store {
             .await
             .map(|_| ())
     }
+}
+
+/// Tells whether a connection can begin a transaction. SQLite ends one by itself when the disk is full or fails, which the
+/// driver does not notice: it takes that connection to be in a transaction for ever, so another one has to be opened.
+fn is_usable(connection: &SqliteConnection) -> bool {
+    !connection.is_in_transaction()
 }
 
 /// Makes the file before SQLite does, for its user alone; what SQLite puts beside it gets the same mode.

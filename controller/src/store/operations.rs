@@ -42,7 +42,7 @@ impl Store {
         .bind(request)
         .bind(seq(planned.seq))
         .execute(&mut *transaction)
-        .await?;
+        .await.map_err(self.failed())?;
         for (position, step) in operation.steps.iter().enumerate() {
             sqlx::query(
                 "INSERT INTO operation_steps (operation_id, position, id, title, host, state)
@@ -55,10 +55,13 @@ impl Store {
             .bind(&step.host)
             .bind(step.state)
             .execute(&mut *transaction)
-            .await?;
+            .await
+            .map_err(self.failed())?;
         }
-        insert_event(&mut transaction, planned).await?;
-        transaction.commit().await?;
+        insert_event(&mut transaction, planned)
+            .await
+            .map_err(self.failed())?;
+        transaction.commit().await.map_err(self.failed())?;
         Ok(())
     }
 
@@ -66,7 +69,9 @@ impl Store {
     pub(crate) async fn append_step_event(&self, event: &pb::OperationEvent) -> Result<(), Error> {
         use pb::operation_event::Event;
         let mut transaction = self.begin().await?;
-        insert_event(&mut transaction, event).await?;
+        insert_event(&mut transaction, event)
+            .await
+            .map_err(self.failed())?;
         let at = event.at.map(to_millis);
         let change = match &event.event {
             Some(Event::Started(started)) => Some(
@@ -104,9 +109,10 @@ impl Store {
                 .bind(&event.operation_id)
                 .bind(&event.step_id)
                 .execute(&mut *transaction)
-                .await?;
+                .await
+                .map_err(self.failed())?;
         }
-        transaction.commit().await?;
+        transaction.commit().await.map_err(self.failed())?;
         Ok(())
     }
 
@@ -117,7 +123,9 @@ impl Store {
         ended: &pb::OperationEnded,
     ) -> Result<(), Error> {
         let mut transaction = self.begin().await?;
-        insert_event(&mut transaction, event).await?;
+        insert_event(&mut transaction, event)
+            .await
+            .map_err(self.failed())?;
         let error = ended.error.as_ref().map(prost::Message::encode_to_vec);
         let at = event.at.map(to_millis);
         sqlx::query("UPDATE operations SET state = ?, error = ?, ended_at = ? WHERE id = ?")
@@ -126,13 +134,15 @@ impl Store {
             .bind(at)
             .bind(&event.operation_id)
             .execute(&mut *transaction)
-            .await?;
+            .await
+            .map_err(self.failed())?;
         sqlx::query("UPDATE operation_steps SET state = ? WHERE operation_id = ? AND state = ?")
             .bind(pb::StepState::NotRun as i32)
             .bind(&event.operation_id)
             .bind(pb::StepState::Pending as i32)
             .execute(&mut *transaction)
-            .await?;
+            .await
+            .map_err(self.failed())?;
         sqlx::query(
             "UPDATE operation_steps SET state = ?, error = ?, ended_at = ? WHERE operation_id = ? AND state = ?",
         )
@@ -142,8 +152,8 @@ impl Store {
         .bind(&event.operation_id)
         .bind(pb::StepState::Running as i32)
         .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
+        .await.map_err(self.failed())?;
+        transaction.commit().await.map_err(self.failed())?;
         Ok(())
     }
 
@@ -154,7 +164,8 @@ impl Store {
             .bind(id)
             .bind(pb::OperationState::Running as i32)
             .execute(self.pool())
-            .await?;
+            .await
+            .map_err(self.failed())?;
         Ok(())
     }
 
@@ -164,7 +175,8 @@ impl Store {
         let Some(row) = sqlx::query(query)
             .bind(id)
             .fetch_optional(self.pool())
-            .await?
+            .await
+            .map_err(self.failed())?
         else {
             return Ok(None);
         };
@@ -173,7 +185,8 @@ impl Store {
             sqlx::query("SELECT * FROM operation_steps WHERE operation_id = ? ORDER BY position")
                 .bind(id)
                 .fetch_all(self.pool())
-                .await?;
+                .await
+                .map_err(self.failed())?;
         operation.steps = rows.iter().map(read_step).collect::<Result<_, _>>()?;
         Ok(Some(operation))
     }
@@ -191,7 +204,8 @@ impl Store {
             .bind(host)
             .bind(limit)
             .fetch_all(self.pool())
-            .await?;
+            .await
+            .map_err(self.failed())?;
         let mut operations = rows
             .iter()
             .map(read_operation)
@@ -202,7 +216,7 @@ impl Store {
         .bind(host)
         .bind(limit)
         .fetch_all(self.pool())
-        .await?;
+        .await.map_err(self.failed())?;
         for row in &steps {
             let id: &str = row.try_get("operation_id")?;
             if let Some(operation) = operations.iter_mut().find(|operation| operation.id == id) {
@@ -218,7 +232,7 @@ impl Store {
         kind: &str,
         host: &str,
     ) -> Result<Option<String>, Error> {
-        Ok(sqlx::query_scalar(
+        sqlx::query_scalar(
             "SELECT request FROM operations WHERE kind = ?1 AND EXISTS
              (SELECT 1 FROM json_each(operations.hosts) WHERE json_each.value = ?2)
              ORDER BY id DESC LIMIT 1",
@@ -226,7 +240,8 @@ impl Store {
         .bind(kind)
         .bind(host)
         .fetch_optional(self.pool())
-        .await?)
+        .await
+        .map_err(self.failed())
     }
 
     /// Ids that begin with `prefix`, oldest first, at most `limit`.
@@ -236,13 +251,14 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<String>, Error> {
         // '~' comes after every character of an id.
-        Ok(sqlx::query_scalar(
+        sqlx::query_scalar(
             "SELECT id FROM operations WHERE id >= ?1 AND id < ?1 || '~' ORDER BY id LIMIT ?2",
         )
         .bind(prefix)
         .bind(limit)
         .fetch_all(self.pool())
-        .await?)
+        .await
+        .map_err(self.failed())
     }
 
     /// Events after a number, in order, at most `limit`.
@@ -259,7 +275,7 @@ impl Store {
         .bind(seq(after))
         .bind(limit)
         .fetch_all(self.pool())
-        .await?;
+        .await.map_err(self.failed())?;
         rows.iter()
             .map(|row| pb::OperationEvent::decode(row.as_slice()).map_err(decode_error))
             .collect()
@@ -272,7 +288,8 @@ impl Store {
                 .bind(pb::OperationState::Running as i32)
                 .bind(pb::OperationState::Cancelling as i32)
                 .fetch_all(self.pool())
-                .await?;
+                .await
+                .map_err(self.failed())?;
         let mut unended = Vec::with_capacity(rows.len());
         for (id, request) in rows {
             if let Some(operation) = self.operation(&id).await? {
@@ -286,7 +303,7 @@ impl Store {
 async fn insert_event(
     transaction: &mut sqlx::SqliteConnection,
     event: &pb::OperationEvent,
-) -> Result<(), Error> {
+) -> Result<(), sqlx::Error> {
     sqlx::query("INSERT INTO operation_events (operation_id, seq, payload) VALUES (?, ?, ?)")
         .bind(&event.operation_id)
         .bind(seq(event.seq))

@@ -5,6 +5,7 @@ use jiff::{Span, Timestamp};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, Sqlite, Transaction};
 
+use super::certificates::{Holder, exists};
 use super::{Error, Store, millis, time};
 
 /// How long the rows of dead tokens stay, so that late callers are told what happened.
@@ -47,7 +48,7 @@ pub(super) async fn end(
     purpose: &str,
     name: &str,
     how: &str,
-) -> Result<(), Error> {
+) -> Result<(), sqlx::Error> {
     // A token of a removed host stays so when a host of that name is added again.
     sqlx::query(
         "UPDATE tokens SET ended = ? WHERE purpose = ? AND name = ? AND ended <> 'removed'",
@@ -61,33 +62,45 @@ pub(super) async fn end(
 }
 
 impl Store {
-    /// Stores a new token by its hash; earlier ones of the same holder end.
+    /// Stores a new token by its hash; earlier ones of the same holder end. False when there is no such host or user.
     pub async fn add_token(
         &self,
         purpose: Purpose,
         name: &str,
         hash: [u8; 32],
         expires_at: Timestamp,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
+        let holder = match purpose {
+            Purpose::Join => Holder::Agent(name),
+            Purpose::User => Holder::User(name),
+        };
         let purpose = purpose_text(purpose);
         let mut transaction = self.begin().await?;
+        let known = exists(&mut transaction, holder).await;
+        if !known.map_err(self.failed())? {
+            return Ok(false);
+        }
         let forgotten = Timestamp::now()
             .checked_sub(Span::new().hours(KEPT_HOURS))
             .unwrap_or(Timestamp::MIN);
         sqlx::query("DELETE FROM tokens WHERE expires_at < ?")
             .bind(millis(forgotten))
             .execute(&mut *transaction)
-            .await?;
-        end(&mut transaction, purpose, name, "replaced").await?;
+            .await
+            .map_err(self.failed())?;
+        end(&mut transaction, purpose, name, "replaced")
+            .await
+            .map_err(self.failed())?;
         sqlx::query("INSERT INTO tokens (hash, purpose, name, expires_at) VALUES (?, ?, ?, ?)")
             .bind(hash.as_slice())
             .bind(purpose)
             .bind(name)
             .bind(millis(expires_at))
             .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
-        Ok(())
+            .await
+            .map_err(self.failed())?;
+        transaction.commit().await.map_err(self.failed())?;
+        Ok(true)
     }
 
     /// All tokens of a purpose that are on record; there are few.
@@ -95,7 +108,8 @@ impl Store {
         sqlx::query("SELECT hash, name, expires_at, used_key, ended FROM tokens WHERE purpose = ?")
             .bind(purpose_text(purpose))
             .fetch_all(self.pool())
-            .await?
+            .await
+            .map_err(self.failed())?
             .iter()
             .map(read)
             .collect()

@@ -37,7 +37,8 @@ impl Store {
         .bind(role.as_str())
         .bind(millis(now))
         .execute(self.pool())
-        .await?;
+        .await
+        .map_err(self.failed())?;
         Ok(())
     }
 
@@ -45,7 +46,8 @@ impl Store {
     pub async fn users(&self) -> Result<Vec<UserRow>, Error> {
         sqlx::query(sqlx::AssertSqlSafe(format!("{QUERY} ORDER BY name")))
             .fetch_all(self.pool())
-            .await?
+            .await
+            .map_err(self.failed())?
             .iter()
             .map(read)
             .collect()
@@ -56,7 +58,8 @@ impl Store {
         sqlx::query(sqlx::AssertSqlSafe(format!("{QUERY} WHERE name = ?")))
             .bind(name.as_str())
             .fetch_optional(self.pool())
-            .await?
+            .await
+            .map_err(self.failed())?
             .as_ref()
             .map(read)
             .transpose()
@@ -68,10 +71,15 @@ impl Store {
         let done = sqlx::query("DELETE FROM users WHERE name = ?")
             .bind(name.as_str())
             .execute(&mut *transaction)
-            .await?;
-        super::certificates::revoke(&mut transaction, "user", name.as_str(), now).await?;
-        super::tokens::end(&mut transaction, "user", name.as_str(), "removed").await?;
-        transaction.commit().await?;
+            .await
+            .map_err(self.failed())?;
+        super::certificates::revoke(&mut transaction, "user", name.as_str(), now)
+            .await
+            .map_err(self.failed())?;
+        super::tokens::end(&mut transaction, "user", name.as_str(), "removed")
+            .await
+            .map_err(self.failed())?;
+        transaction.commit().await.map_err(self.failed())?;
         Ok(done.rows_affected() == 1)
     }
 }

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::choice::{self, Wish};
 use super::gather::{Gathered, gather, has_program, node_name};
-use super::record::Record;
-use super::{Begun, Context, Details, Error, Refusal, begin, refuse};
+use super::record::{Record, known_as, known_cluster};
+use super::{Begun, Context, Details, Error, Refusal, begin, hold_host, refuse, stale};
 use crate::operations::agent::{AgentTask, connect, fleet_error};
 use crate::operations::locks::{Resource, Wanted};
 use crate::operations::{Operations, Workflow};
@@ -142,12 +142,7 @@ pub async fn adopt(
     })?;
     let (row, host_chosen) = choice::choose(context, &asked.host, Wish::Adopt).await?;
     let host = row.name;
-    if !asked.dry_run {
-        operations.check_free(&Wanted {
-            changes: vec![Resource::Host(host.to_string())],
-            consults: Vec::new(),
-        })?;
-    }
+    let held = hold_host(operations, &host, KIND, started_by, asked.dry_run)?;
     let mut known = gather(context, &host).await?;
     known.findings = as_warnings(known.findings);
     let planned = match plan(&host, cluster.as_ref(), &known) {
@@ -169,15 +164,7 @@ pub async fn adopt(
         steps: Vec::new(),
     };
     let workflow = AdoptControlPlane::new(context.clone(), planned);
-    begin(
-        operations,
-        workflow,
-        shown,
-        &details,
-        asked.dry_run,
-        started_by,
-    )
-    .await
+    begin(operations, held, workflow, shown, &details).await
 }
 
 /// An adoption changes nothing on the node, so nothing that was found there stands in its way; but it is told. That there
@@ -273,6 +260,11 @@ fn plan(
             format!("leave --cluster out, or give --cluster {recorded}"),
         );
     }
+    if recorded.is_none()
+        && let Some(known) = known_as(&known.clusters, &k3s.ca_hash)
+    {
+        return Err(known_cluster(host, known));
+    }
     if recorded.is_none() && known.clusters.iter().any(|cluster| cluster.name == name) {
         return refused(
             "CLUSTER_EXISTS",
@@ -305,15 +297,11 @@ impl Step for Preflight {
             Err(error) => return Err(StepError::from_source("DATABASE_FAILED", &error)),
         };
         let cluster = planned.cluster.parse().ok();
-        match plan(host, cluster.as_ref(), &known) {
-            Ok(_) => Ok(Done::unchanged(format!(
-                "k3s {} is there",
-                planned.k3s_version
-            ))),
-            Err(refusal) => Err(StepError::new(refusal.reason, refusal.message)
-                .subject(refusal.subject)
-                .hint(refusal.hint)),
-        }
+        stale::check(host, planned, plan(host, cluster.as_ref(), &known))?;
+        Ok(Done::unchanged(format!(
+            "k3s {} is there",
+            planned.k3s_version
+        )))
     }
 }
 
@@ -376,6 +364,18 @@ mod tests {
         }
     }
 
+    fn cluster(name: &str, ca_hash: &str) -> ClusterRow {
+        ClusterRow {
+            name: name.to_owned(),
+            k3s_version: String::new(),
+            ca_hash: ca_hash.to_owned(),
+            endpoint: String::new(),
+            adopted: false,
+            created_at: 0,
+            public_ips: Vec::new(),
+        }
+    }
+
     #[test]
     fn only_a_foreign_control_plane_is_adopted() {
         use pb::K3sOrigin::{Adopted, Foreign, Installed, Unspecified};
@@ -406,16 +406,21 @@ mod tests {
                 planned
             );
         }
+        let mut second = known(Foreign, Server);
+        second.facts.k3s.as_mut().expect("k3s").ca_hash = "ab".to_owned();
+        second.clusters.push(cluster("wiki", "ab"));
+        for name in [None, Some("other".parse().expect("name"))] {
+            let refusal = plan(&host, name.as_ref(), &second).expect_err("of a known cluster");
+            assert_eq!(refusal.reason, "CLUSTER_KNOWN");
+            assert!(
+                refusal.message.contains("cluster 'wiki'") && refusal.hint.contains("wiki"),
+                "{refusal:?}"
+            );
+        }
+        second.clusters[0].ca_hash = "cd".to_owned();
+        plan(&host, None, &second).expect("another cluster");
         let mut taken = known(Foreign, Server);
-        taken.clusters.push(ClusterRow {
-            name: "cp1".to_owned(),
-            k3s_version: String::new(),
-            ca_hash: String::new(),
-            endpoint: String::new(),
-            adopted: false,
-            created_at: 0,
-            public_ips: Vec::new(),
-        });
+        taken.clusters.push(cluster("cp1", ""));
         assert_eq!(
             plan(&host, None, &taken).expect_err("taken").reason,
             "CLUSTER_EXISTS"

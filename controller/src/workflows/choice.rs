@@ -199,6 +199,9 @@ async fn look(context: &Context, host: &HostRow, member: Option<(String, String,
         away: match phase {
             Some(Phase::Connected) => None,
             Some(Phase::Waiting) | None => Some("it has not joined".to_owned()),
+            Some(Phase::NotDialled) => {
+                Some("it is being dialled, try again in a moment".to_owned())
+            }
             Some(Phase::Unreachable { reason }) => {
                 Some(format!("its agent can't be reached: {reason}"))
             }

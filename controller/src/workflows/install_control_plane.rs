@@ -7,11 +7,12 @@ mod steps;
 use canasta_proto::address::Address;
 use canasta_proto::pb;
 use canasta_steps::Plan;
+use serde::{Deserialize, Serialize};
 
 use self::plan::{Planned, Request, plan};
 use super::choice::{self, Wish};
 use super::gather::{self, gather};
-use super::{Begun, Context, Error, Refusal, begin, refuse};
+use super::{Begun, Context, Error, Refusal, begin, hold_host, refuse};
 use crate::clusters::CONTROL_PLANE;
 use crate::operations::locks::{Resource, Wanted};
 use crate::operations::{Operations, Workflow};
@@ -23,16 +24,51 @@ pub const KIND: &str = "install-k8s-cp";
 /// The most addresses that may be asked for.
 const MOST_PUBLIC_IPS: usize = 16;
 
+/// What was asked, as it is stored: the plan is made again from it before anything is changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Asked {
+    public_ips: Vec<String>,
+    k3s_version: String,
+    cluster: String,
+}
+
+impl Asked {
+    fn of(asked: &pb::InstallControlPlaneRequest) -> Self {
+        Self {
+            public_ips: asked.public_ips.clone(),
+            k3s_version: asked.k3s_version.clone(),
+            cluster: asked.cluster.clone(),
+        }
+    }
+
+    fn request(&self) -> Result<Request, Error> {
+        check(&pb::InstallControlPlaneRequest {
+            public_ips: self.public_ips.clone(),
+            k3s_version: self.k3s_version.clone(),
+            cluster: self.cluster.clone(),
+            ..pb::InstallControlPlaneRequest::default()
+        })
+    }
+}
+
+/// What is stored of an install, which is rebuilt from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Job {
+    asked: Asked,
+    #[serde(flatten)]
+    planned: Planned,
+}
+
 /// An install that was planned.
 #[derive(Debug)]
 pub(crate) struct InstallControlPlane {
     context: Context,
-    planned: Planned,
+    job: Job,
 }
 
 impl InstallControlPlane {
-    pub(super) fn new(context: Context, planned: Planned) -> Self {
-        Self { context, planned }
+    pub(super) fn new(context: Context, job: Job) -> Self {
+        Self { context, job }
     }
 }
 
@@ -67,26 +103,26 @@ impl Workflow for InstallControlPlane {
     fn title(&self) -> String {
         format!(
             "install a k3s control plane on {} (cluster {}, {})",
-            self.planned.host, self.planned.cluster, self.planned.k3s_version
+            self.job.planned.host, self.job.planned.cluster, self.job.planned.k3s_version
         )
     }
 
     fn locks(&self) -> Wanted {
         Wanted {
             changes: vec![
-                Resource::Host(self.planned.host.clone()),
-                Resource::Membership(self.planned.cluster.clone()),
+                Resource::Host(self.job.planned.host.clone()),
+                Resource::Membership(self.job.planned.cluster.clone()),
             ],
             consults: Vec::new(),
         }
     }
 
     fn request(&self) -> serde_json::Value {
-        serde_json::to_value(&self.planned).expect("a plan is JSON")
+        serde_json::to_value(&self.job).expect("a plan is JSON")
     }
 
     fn steps(&self, operation: &str) -> Plan {
-        steps::steps(&self.context, &self.planned, operation)
+        steps::steps(&self.context, &self.job, operation)
     }
 }
 
@@ -103,12 +139,7 @@ pub async fn install(
     let request = check(asked)?;
     let (row, host_chosen) = choice::choose(context, &asked.host, Wish::Install).await?;
     let host = row.name;
-    if !asked.dry_run {
-        operations.check_free(&Wanted {
-            changes: vec![Resource::Host(host.to_string())],
-            consults: Vec::new(),
-        })?;
-    }
+    let held = hold_host(operations, &host, KIND, started_by, asked.dry_run)?;
     let known = gather(context, &host).await?;
     let planned = match plan(&host, &request, &known, &context.k3s.version) {
         Ok(planned) => planned,
@@ -141,16 +172,12 @@ pub async fn install(
         findings: known.findings,
         steps: Vec::new(),
     };
-    let workflow = InstallControlPlane::new(context.clone(), planned);
-    begin(
-        operations,
-        workflow,
-        shown,
-        &details,
-        asked.dry_run,
-        started_by,
-    )
-    .await
+    let job = Job {
+        asked: Asked::of(asked),
+        planned,
+    };
+    let workflow = InstallControlPlane::new(context.clone(), job);
+    begin(operations, held, workflow, shown, &details).await
 }
 
 fn codes(findings: &[&pb::Finding]) -> String {

@@ -4,7 +4,7 @@ use canasta_proto::name::HostName;
 use canasta_proto::pb;
 use canasta_steps::{Done, StepError};
 
-use super::Context;
+use super::{Context, Refusal};
 use crate::clusters::CONTROL_PLANE;
 use crate::operations::agent::fleet_error;
 use crate::operations::stamp;
@@ -56,24 +56,8 @@ impl Record {
             .cluster_node(self.host.as_str())
             .await
             .map_err(failed)?;
-        // Planned before it was locked: meanwhile another host may have become the cluster of this name.
-        let ours = old_node
-            .as_ref()
-            .is_some_and(|node| node.cluster == self.cluster);
-        if old.is_some() && !ours {
-            return Err(StepError::new(
-                "CLUSTER_EXISTS",
-                format!(
-                    "a cluster '{}' was recorded meanwhile, with another control plane",
-                    self.cluster
-                ),
-            )
-            .subject(format!("cluster {}", self.cluster))
-            .hint(format!(
-                "run the command again with another name: --host {} --cluster NAME",
-                self.host
-            )));
-        }
+        let clusters = store.clusters().await.map_err(failed)?;
+        self.check_own(&clusters, old_node.as_ref(), &k3s.ca_hash)?;
         let cluster = ClusterRow {
             name: self.cluster.clone(),
             k3s_version: self.k3s_version.clone(),
@@ -103,6 +87,67 @@ impl Record {
             .map_err(failed)?;
         Ok(Done::changed(text))
     }
+
+    /// Refuses a cluster that is another's. It was planned before its name was held: meanwhile another host may have become
+    /// the cluster of this name, or of this CA.
+    fn check_own(
+        &self,
+        clusters: &[ClusterRow],
+        old_node: Option<&NodeRow>,
+        ca_hash: &str,
+    ) -> Result<(), StepError> {
+        if old_node.is_some_and(|node| node.cluster == self.cluster) {
+            return Ok(());
+        }
+        if let Some(known) = known_as(clusters, ca_hash) {
+            return Err(refused(known_cluster(&self.host, known)));
+        }
+        if clusters.iter().any(|cluster| cluster.name == self.cluster) {
+            return Err(StepError::new(
+                "CLUSTER_EXISTS",
+                format!(
+                    "a cluster '{}' was recorded meanwhile, with another control plane",
+                    self.cluster
+                ),
+            )
+            .subject(format!("cluster {}", self.cluster))
+            .hint(format!(
+                "run the command again with another name: --host {} --cluster NAME",
+                self.host
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The cluster that has this CA: two servers with one CA are one cluster.
+pub(super) fn known_as<'a>(clusters: &'a [ClusterRow], ca_hash: &str) -> Option<&'a ClusterRow> {
+    let same = |cluster: &&ClusterRow| !ca_hash.is_empty() && cluster.ca_hash == ca_hash;
+    clusters.iter().find(same)
+}
+
+/// Why a second server of a known cluster makes no cluster of its own.
+pub(super) fn known_cluster(host: &HostName, known: &ClusterRow) -> Refusal {
+    Refusal::new(
+        "CLUSTER_KNOWN",
+        format!(
+            "the k3s on host '{host}' is a server of cluster '{}', which this fleet has already",
+            known.name
+        ),
+        format!(
+            "there is nothing to adopt: a cluster is adopted through one of its servers, and `canasta cluster show {}` \
+             shows all its nodes",
+            known.name
+        ),
+    )
+    .about(host)
+}
+
+/// A refusal as the error of a step.
+pub(super) fn refused(refusal: Refusal) -> StepError {
+    StepError::new(refusal.reason, refusal.message)
+        .subject(refusal.subject)
+        .hint(refusal.hint)
 }
 
 fn endpoint(node_ip: &str) -> String {
@@ -147,4 +192,60 @@ pub(super) fn judged(
     } else {
         Done::warning(text)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Record;
+    use crate::store::clusters::{ClusterRow, NodeRow};
+
+    fn record() -> Record {
+        Record {
+            host: "cp2".parse().expect("name"),
+            cluster: "wiki".to_owned(),
+            k3s_version: "v1.34.8+k3s1".to_owned(),
+            node_name: "cp2".to_owned(),
+            node_ip: "10.0.0.6".to_owned(),
+            tls_sans: Vec::new(),
+            public_ips: Vec::new(),
+            adopted: true,
+        }
+    }
+
+    fn cluster(name: &str, ca_hash: &str) -> ClusterRow {
+        ClusterRow {
+            name: name.to_owned(),
+            k3s_version: "v1.34.8+k3s1".to_owned(),
+            ca_hash: ca_hash.to_owned(),
+            endpoint: "https://10.0.0.5:6443".to_owned(),
+            adopted: true,
+            created_at: 0,
+            public_ips: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_cluster_that_another_host_has_become_meanwhile_is_not_written_over() {
+        let record = record();
+        let node = |cluster: &str| NodeRow {
+            host: "cp2".to_owned(),
+            cluster: cluster.to_owned(),
+            node_name: "cp2".to_owned(),
+            role: "control-plane".to_owned(),
+            node_ip: "10.0.0.6".to_owned(),
+            tls_sans: Vec::new(),
+        };
+        for (clusters, node, reason) in [
+            (vec![], None, None),
+            (vec![cluster("other", "cd")], None, None),
+            // Its own, recorded by an earlier run.
+            (vec![cluster("wiki", "ab")], Some(node("wiki")), None),
+            (vec![cluster("wiki", "cd")], None, Some("CLUSTER_EXISTS")),
+            (vec![cluster("other", "ab")], None, Some("CLUSTER_KNOWN")),
+        ] {
+            let checked = record.check_own(&clusters, node.as_ref(), "ab");
+            let refused = checked.as_ref().err().map(canasta_steps::StepError::reason);
+            assert_eq!(refused, reason, "{clusters:?}");
+        }
+    }
 }

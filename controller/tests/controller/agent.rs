@@ -1,6 +1,7 @@
 //! A small agent: the real transport and API, and nothing behind them.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -29,6 +30,10 @@ pub(crate) struct Agent {
     pub(crate) port: u16,
     listener: Option<std::net::TcpListener>,
     pub(crate) material: Option<Reloadable>,
+    /// The connections that the controller has to it.
+    pub(crate) connections: Connections,
+    /// It makes certificate requests and refuses what comes back.
+    pub(crate) refuses_certificates: Arc<AtomicBool>,
     server: Option<AbortOnDropHandle<()>>,
     /// How renewals go.
     pub(crate) installs: Arc<Mutex<Installs>>,
@@ -51,6 +56,8 @@ impl Agent {
             port: listener.local_addr().expect("address").port(),
             listener: Some(listener),
             material: None,
+            connections: Connections::default(),
+            refuses_certificates: Arc::default(),
             server: None,
             installs: Arc::default(),
         }
@@ -122,9 +129,10 @@ impl Agent {
         let listener = TcpListener::from_std(listener).expect("listener");
         let material = self.material().clone();
         let tls = ServerTls::agent(material.clone());
-        let connections = Connections::default();
+        let connections = self.connections.clone();
         let api = Api {
             material,
+            refuses_certificates: self.refuses_certificates.clone(),
             next: Arc::default(),
             installs: self.installs.clone(),
         };
@@ -165,6 +173,7 @@ impl Drop for CloseOnDrop {
 
 struct Api {
     material: Reloadable,
+    refuses_certificates: Arc<AtomicBool>,
     next: Arc<Mutex<Option<PrivateKey>>>,
     installs: Arc<Mutex<Installs>>,
 }
@@ -211,6 +220,9 @@ impl AgentService for Api {
         &self,
         request: Request<pb::InstallCertificateRequest>,
     ) -> Result<Response<pb::InstallCertificateResponse>, Status> {
+        if self.refuses_certificates.load(Ordering::Relaxed) {
+            return Err(Status::internal("no room on the disk"));
+        }
         let request = request.into_inner();
         {
             let mut installs = self.installs.lock().expect("lock");

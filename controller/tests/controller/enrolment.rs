@@ -178,7 +178,7 @@ async fn each_way_a_token_can_be_wrong_is_told() {
         .await
         .expect("removed");
     let answer = agent.enrol(&lab, &token, agent.request(&token)).await;
-    faults.push(refused(answer, denied, "TOKEN_OTHER_HOST"));
+    faults.push(refused(answer, denied, "TOKEN_REMOVED"));
 
     let request = pb::CreateHostTokenRequest {
         name: "cp3".to_owned(),
@@ -191,14 +191,14 @@ async fn each_way_a_token_can_be_wrong_is_told() {
         .expect("token");
     join_token(&newer.into_inner().join.expect("token"));
     let answer = agent.enrol(&lab, &old, agent.request(&old)).await;
-    faults.push(refused(answer, denied, "TOKEN_EXPIRED"));
+    faults.push(refused(answer, denied, "TOKEN_REPLACED"));
 
     for (index, fault) in faults.iter().enumerate() {
         assert!(!fault.hint.is_empty(), "{fault:?}");
-        let same = faults
-            .iter()
-            .skip(index + 1)
-            .find(|other| other.message == fault.message);
+        let same = faults.iter().skip(index + 1).find(|other| {
+            // Each reason means one thing, and each thing has its own words.
+            other.message == fault.message || other.reason == fault.reason
+        });
         assert_eq!(same, None);
         assert!(!format!("{fault:?}").contains(token.secret()));
     }
@@ -253,6 +253,44 @@ async fn a_host_joins_anew_with_another_key() {
 }
 
 #[tokio::test]
+async fn the_address_that_was_given_with_the_host_wins() {
+    let lab = Lab::start().await;
+    let mut agent = Agent::new();
+    let address = format!("127.0.0.1:{}", agent.port);
+    let request = pb::AddHostRequest {
+        name: "cp1".to_owned(),
+        address: address.clone(),
+    };
+    let answer = lab.hosts().await.add_host(request).await.expect("added");
+    let token = join_token(&answer.into_inner().join.expect("token"));
+    let mut request = agent.request(&token);
+    // Nothing listens where the machine says.
+    request.advertise = "127.0.0.1:9".to_owned();
+    let (issued, mut events) = agent.enrol(&lab, &token, request).await.expect("enrolled");
+    agent.install(&issued);
+    agent.serve();
+    let last = events.message().await.expect("event").expect("dial back");
+    let Some(pb::enrol_host_response::Event::DialBack(dial_back)) = last.event else {
+        panic!("no dial back but {last:?}");
+    };
+    let dialled: Vec<_> = dial_back.attempts.iter().map(|one| &one.address).collect();
+    assert_eq!((dial_back.reached, dialled), (true, vec![&address]));
+    let host = lab.host("cp1").await;
+    let shown: Vec<_> = host
+        .addresses
+        .iter()
+        .map(|one| (one.address.as_str(), one.source.as_str()))
+        .collect();
+    assert_eq!(
+        shown[..2],
+        [
+            (address.as_str(), "host add --address"),
+            ("127.0.0.1:9", "join --advertise")
+        ]
+    );
+}
+
+#[tokio::test]
 async fn removing_a_host_ends_its_connection_and_its_tokens() {
     let lab = Lab::start().await;
     let token = lab.add_host("cp1").await;
@@ -261,12 +299,23 @@ async fn removing_a_host_ends_its_connection_and_its_tokens() {
     let remove = || pb::RemoveHostRequest {
         name: "cp1".to_owned(),
     };
+    // As a step of an operation or a tunnel holds one.
+    let name = "cp1".parse().expect("name");
+    let mut held = lab.controller().fleet().agent(&name).await.expect("client");
+    assert_eq!(agent.connections.len(), 1);
     lab.hosts()
         .await
         .remove_host(remove())
         .await
         .expect("removed");
     assert_eq!(lab.controller().fleet().count(), (0, 0));
+    until("the agent's connection has ended", || async {
+        agent.connections.is_empty()
+    })
+    .await;
+    held.get_facts(pb::GetFactsRequest {})
+        .await
+        .expect_err("the client that was handed out is of no use");
     let answer = lab.hosts().await.remove_host(remove()).await;
     let fault = refused(answer, Code::NotFound, "HOST_NOT_REGISTERED");
     assert_eq!(fault.message, "host 'cp1' is not registered");
@@ -275,7 +324,7 @@ async fn removing_a_host_ends_its_connection_and_its_tokens() {
     lab.add_host("cp1").await;
     assert_eq!(lab.host("cp1").await.state(), pb::HostState::WaitingForJoin);
     let answer = agent.enrol(&lab, &token, agent.request(&token)).await;
-    refused(answer, Code::PermissionDenied, "TOKEN_OTHER_HOST");
+    refused(answer, Code::PermissionDenied, "TOKEN_REMOVED");
 }
 
 #[tokio::test]

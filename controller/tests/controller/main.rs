@@ -3,6 +3,8 @@
 mod agent;
 mod enrolment;
 mod first_start;
+mod health;
+mod operations;
 mod people;
 mod renewal;
 mod support;

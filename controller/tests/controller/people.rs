@@ -1,5 +1,7 @@
 //! Users: roles, revocation, callers without a certificate, and the audit trail.
 
+use std::time::Duration;
+
 use canasta_controller::api::roles::TABLE;
 use canasta_proto::pb;
 use canasta_proto::pb::enrolment_service_client::EnrolmentServiceClient;
@@ -102,8 +104,8 @@ async fn without_a_certificate_there_is_only_first_contact() {
 }
 
 #[tokio::test]
-async fn a_removed_user_is_out_at_once() {
-    let lab = Lab::start().await;
+async fn a_removed_user_is_out_at_once_and_stays_out() {
+    let mut lab = Lab::start().await;
     let alice = lab.user("alice", pb::Role::Viewer).await;
     let channel = lab.dial(&alice).await.expect("dialled");
     let who = UserServiceClient::new(channel.clone())
@@ -148,6 +150,14 @@ async fn a_removed_user_is_out_at_once() {
     })
     .await;
     assert_eq!(lab.controller().gate().refused_handshakes(), 1);
+    lab.crash().await;
+    lab.up().await.expect("start");
+    let error = lab.dial(&alice).await.expect_err("still revoked");
+    assert_eq!(
+        error.refusal(),
+        Some(&HandshakeRefusal::ByPeer(PeerVerdict::Revoked)),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -234,6 +244,30 @@ async fn an_agent_is_no_user() {
             .await
             .iter()
             .any(|row| row.what == "handshake" && row.who == "agent cp1")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_in_the_second_half_of_its_life_alone() {
+    let lab = Lab::start_with(|config| config.timings.leaf = Duration::from_secs(4)).await;
+    let alice = lab.user("alice", pb::Role::Viewer).await;
+    let mut users = UserServiceClient::new(lab.dial(&alice).await.expect("dialled"));
+    let renew = || {
+        let key = PrivateKey::generate().expect("key");
+        pb::RenewCertificateRequest {
+            csr: key.csr().expect("csr").into(),
+        }
+    };
+    let fault = refused(
+        users.renew_certificate(renew()).await,
+        Code::FailedPrecondition,
+        "RENEWAL_NOT_DUE",
+    );
+    assert!(fault.message.contains("half of its life"), "{fault}");
+    until("the certificate can be renewed", || {
+        let mut users = users.clone();
+        async move { users.renew_certificate(renew()).await.is_ok() }
     })
     .await;
 }

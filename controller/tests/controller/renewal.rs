@@ -1,12 +1,14 @@
 //! Certificates of agents: renewed in time, and rescued when it is too late.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use canasta_controller::store::Holder;
 use canasta_proto::pb;
 use jiff::Timestamp;
 
 use crate::agent::Agent;
-use crate::support::{Lab, until};
+use crate::support::{Lab, PATIENCE, until};
 
 /// Waits until an agent's certificate has ended; TLS counts whole seconds.
 async fn wait_for_end(agent: &Agent) {
@@ -118,4 +120,65 @@ async fn a_renewal_that_fails_is_tried_again_after_a_pause_while_the_host_stays_
     // Twenty tries fit into the life of a certificate.
     let pause = tried[1] - tried[0];
     assert!(pause >= leaf / 20, "{pause:?}");
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_on_record_needs_a_new_join() {
+    let mut lab = Lab::start().await;
+    let token = lab.add_host("cp1").await;
+    let mut agent = Agent::new();
+    assert!(agent.join(&lab, &token).await.reached);
+    // As when the state directory is restored from before the last renewal: the certificate is in force, its key unknown.
+    sqlx::query("UPDATE certificates SET spki_sha256 = zeroblob(32)")
+        .execute(lab.controller().store().pool())
+        .await
+        .expect("an old record");
+    lab.crash().await;
+    lab.up().await.expect("start");
+    until("the host needs to join anew", || async {
+        lab.host("cp1").await.state() == pb::HostState::NeedsRejoin
+    })
+    .await;
+    let reason = lab.host("cp1").await.state_reason;
+    assert!(reason.contains("not the one that is recorded"), "{reason}");
+    let request = pb::GetHostRequest {
+        name: "cp1".to_owned(),
+        refresh: true,
+    };
+    let answer = lab.hosts().await.get_host(request).await.expect("host");
+    let dial = answer.into_inner().dial.expect("dialled");
+    assert!(!dial.reached && dial.attempts.len() == 1, "{dial:?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_takes_no_certificate_does_not_fill_the_database() {
+    // Due after four seconds, and then tried again every 300 ms.
+    let lab = Lab::start_with(|config| config.timings.leaf = Duration::from_secs(6)).await;
+    let token = lab.add_host("cp1").await;
+    let mut agent = Agent::new();
+    agent.refuses_certificates.store(true, Ordering::Relaxed);
+    assert!(agent.join(&lab, &token).await.reached);
+    let serial = agent.serial();
+    let store = lab.controller().store();
+    let mut issued = std::collections::BTreeSet::new();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while issued.len() < 6 {
+        let rows = store.certificates(Holder::Agent("cp1")).await;
+        let pending: Vec<_> = rows
+            .expect("certificates")
+            .into_iter()
+            .filter(|row| row.pending)
+            .collect();
+        assert!(pending.len() <= 3, "{} are pending", pending.len());
+        issued.extend(pending.into_iter().map(|row| row.serial));
+        assert!(tokio::time::Instant::now() < deadline, "{issued:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(agent.serial(), serial);
+    // It can write again: the next certificate is taken and the waiting ones are gone.
+    agent.refuses_certificates.store(false, Ordering::Relaxed);
+    until("the agent has another certificate", || async {
+        agent.serial() != serial
+    })
+    .await;
 }

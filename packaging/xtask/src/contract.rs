@@ -90,7 +90,11 @@ fn message_comments(
         check(&inner(2, i), &format!("{name}.{}", field.name()));
     }
     for (i, nested) in (0..).zip(&message.nested_type) {
-        if !nested.options.as_ref().is_some_and(|it| it.map_entry()) {
+        if !nested
+            .options
+            .as_ref()
+            .is_some_and(prost_types::MessageOptions::map_entry)
+        {
             let name = format!("{name}.{}", nested.name());
             message_comments(&inner(3, i), &name, nested, check);
         }

@@ -5019,8 +5019,10 @@ pub enum HostState {
     Connected = 2,
     /// Its agent has joined and can't be reached.
     Unreachable = 3,
-    /// Its certificate has ended and could not be renewed; a new join token is needed.
+    /// Its certificate has ended and could not be renewed, or its key is not the one on record; a new join token is needed.
     NeedsRejoin = 4,
+    /// Its agent has joined, and the controller has not dialled it yet since it was started: nothing is known of it.
+    NotDialled = 5,
 }
 impl HostState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -5034,6 +5036,7 @@ impl HostState {
             Self::Connected => "HOST_STATE_CONNECTED",
             Self::Unreachable => "HOST_STATE_UNREACHABLE",
             Self::NeedsRejoin => "HOST_STATE_NEEDS_REJOIN",
+            Self::NotDialled => "HOST_STATE_NOT_DIALLED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -5044,6 +5047,7 @@ impl HostState {
             "HOST_STATE_CONNECTED" => Some(Self::Connected),
             "HOST_STATE_UNREACHABLE" => Some(Self::Unreachable),
             "HOST_STATE_NEEDS_REJOIN" => Some(Self::NeedsRejoin),
+            "HOST_STATE_NOT_DIALLED" => Some(Self::NotDialled),
             _ => None,
         }
     }

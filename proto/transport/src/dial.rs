@@ -4,6 +4,7 @@
 //! connects again behind its owner's back, since who answers is judged per connection: when it breaks, calls fail with
 //! UNAVAILABLE and the owner dials anew.
 
+mod ending;
 mod prefixed;
 
 use std::io;
@@ -16,12 +17,14 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::listen::prepare;
 use crate::refusal::{HandshakeRefusal, refusal_of};
 use crate::spiffe::CONTROLLER_DNS;
 use crate::tls::{ClientTls, Handshaken, Presented};
+use ending::Ending;
 use prefixed::Prefixed;
 
 /// Bounds of dialling and of the connection.
@@ -160,6 +163,19 @@ pub async fn connect(
     tls: &ClientTls,
     limits: &Limits,
 ) -> Result<Dialled, DialError> {
+    connect_until(address, tls, limits, CancellationToken::new()).await
+}
+
+/// As [`connect`], and the connection breaks when `end` is cancelled, whoever still holds a clone of its channel.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_until(
+    address: &str,
+    tls: &ClientTls,
+    limits: &Limits,
+    end: CancellationToken,
+) -> Result<Dialled, DialError> {
     let (stream, remote) = reach(address, limits.connect).await?;
     if let Err(error) = prepare(&stream) {
         tracing::debug!(%error, %address, "failed to set socket options");
@@ -185,7 +201,7 @@ pub async fn connect(
         }
     };
     Ok(Dialled {
-        channel: channel(stream, &tls.dns_name(), address, limits).await?,
+        channel: channel(Ending::new(stream, end), &tls.dns_name(), address, limits).await?,
         presented,
         remote,
     })

@@ -1,4 +1,4 @@
-//! A wire that a test can cut: forwards TCP to a daemon and breaks off when told, or after so many bytes.
+//! A wire that a test can cut or hold: forwards TCP to a daemon and breaks off after so many bytes, or lets nothing through.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::place;
@@ -23,6 +24,8 @@ struct Shared {
     /// Bytes towards the daemon until the wire breaks once; negative for never.
     left: AtomicI64,
     forwarded: AtomicU64,
+    /// Nothing goes towards the daemon while it is true.
+    held: watch::Sender<bool>,
 }
 
 impl Wire {
@@ -36,6 +39,7 @@ impl Wire {
         let shared = Arc::new(Shared {
             left: AtomicI64::new(-1),
             forwarded: AtomicU64::new(0),
+            held: watch::Sender::new(false),
         });
         let carried = Arc::clone(&shared);
         let task = tokio::spawn(async move {
@@ -60,6 +64,11 @@ impl Wire {
     /// Breaks the connection that carries the byte with this number from now on, once.
     pub fn break_after(&self, bytes: u32) {
         self.shared.left.store(bytes.into(), Ordering::SeqCst);
+    }
+
+    /// Lets nothing through to the daemon from now on, or again what came meanwhile and comes.
+    pub fn hold(&self, held: bool) {
+        self.shared.held.send_replace(held);
     }
 
     /// Whether the wire has broken since it was told to.
@@ -105,6 +114,8 @@ async fn pump(
             if before.is_ok_and(|left| left < bytes) {
                 return;
             }
+            // The sender is here, so the wait can't fail.
+            let _ = shared.held.subscribe().wait_for(|held| !held).await;
             shared.forwarded.fetch_add(length as u64, Ordering::SeqCst);
         }
         if to.write_all(&part[..length]).await.is_err() {

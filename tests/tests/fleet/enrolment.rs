@@ -13,7 +13,7 @@ use canasta_tests::fleet::cli::Cli;
 use canasta_tests::fleet::client::install_on;
 use canasta_tests::fleet::node::Node;
 use canasta_tests::fleet::recorder::Recorder;
-use canasta_tests::fleet::{Fleet, people, place};
+use canasta_tests::fleet::{Fleet, people, place, within};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -285,6 +285,52 @@ async fn hosts_come_back_after_either_side_was_killed() {
     fleet.host_is("cp1", pb::HostState::Connected).await;
     let shown = fleet.admin().await.host("cp1", true).await.unwrap();
     assert_eq!(shown.facts.expect("asked now").hostname, "cp1");
+}
+
+#[tokio::test]
+async fn since_when_a_host_is_unreachable_is_known_after_a_restart_too() {
+    let mut fleet = Fleet::start().await;
+    let mut node = fleet.joined("cp1").await;
+    node.crash().await;
+    let before = fleet.host_is("cp1", pb::HostState::Unreachable).await;
+    for _ in 0..2 {
+        fleet.crash().await;
+        fleet.restart().await;
+        let after = fleet.host_is("cp1", pb::HostState::Unreachable).await;
+        assert_eq!(after.state_since, before.state_since);
+    }
+    // Once it was there, the next time counts anew.
+    node.restart().await;
+    fleet.host_is("cp1", pb::HostState::Connected).await;
+    node.crash().await;
+    let anew = fleet.host_is("cp1", pb::HostState::Unreachable).await;
+    assert_ne!(anew.state_since, before.state_since);
+}
+
+#[tokio::test]
+async fn a_host_that_was_not_dialled_yet_is_not_called_unreachable() {
+    // A port that takes connections and says nothing keeps the first dial from its end.
+    let mut fleet =
+        Fleet::start_with(0, |config| config.timings.dial = Duration::from_secs(60)).await;
+    let mut node = fleet.joined("cp1").await;
+    node.crash().await;
+    fleet.host_is("cp1", pb::HostState::Unreachable).await;
+    fleet.crash().await;
+    let silent = tokio::net::TcpListener::bind(node.address).await.unwrap();
+    fleet.restart().await;
+    let (_held, _) = within("the dial", silent.accept()).await.unwrap();
+    let host = fleet.admin().await.host("cp1", false).await.unwrap();
+    assert_eq!(host.state(), pb::HostState::NotDialled, "{host:?}");
+    let list = fleet
+        .cli("anna", pb::Role::Viewer)
+        .await
+        .run(&["host", "list"])
+        .await;
+    assert_eq!(list.code, 0, "{list:?}");
+    assert!(
+        !list.stdout.contains("unreachable") && list.stdout.contains("not dialled"),
+        "{list:?}"
+    );
 }
 
 #[tokio::test]

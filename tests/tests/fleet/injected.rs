@@ -24,6 +24,14 @@ enum Kind {
 }
 
 impl Kind {
+    /// As the controller calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Install => "install-k8s-cp",
+            Self::Adopt => "adopt-k8s-cp",
+        }
+    }
+
     /// A fleet with a node on which the operation has everything to do.
     async fn prepare(self) -> (Fleet, Node) {
         let fleet = Fleet::start().await;
@@ -122,6 +130,19 @@ impl Kind {
             "{case}: another run restarted k3s"
         );
     }
+}
+
+/// The kinds that the tests below go through.
+const KINDS: [Kind; 2] = [Kind::Install, Kind::Adopt];
+
+#[tokio::test]
+async fn no_kind_of_operation_is_left_out() {
+    let fleet = Fleet::start().await;
+    let mut known = fleet.kinds();
+    let mut tested = KINDS.map(Kind::name).to_vec();
+    known.sort_unstable();
+    tested.sort_unstable();
+    assert_eq!(known, tested);
 }
 
 fn succeeded(operation: &pb::Operation, case: &str) {

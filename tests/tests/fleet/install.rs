@@ -278,6 +278,49 @@ async fn the_flags_of_an_install_that_failed_are_not_forgotten() {
 }
 
 #[tokio::test]
+async fn a_plan_that_no_longer_holds_is_not_carried_out() {
+    let mut fleet = Fleet::start().await;
+    let node = fleet.joined("cp1").await;
+    let admin = fleet.admin().await;
+    for restart in [false, true] {
+        let mut held = fleet.probe.hold("preflight", Moment::Before);
+        let (id, plan) = admin.install(install_on("cp1")).await.unwrap();
+        held.reached().await;
+        node.host
+            .machine
+            .change(|state| state.facts.hostname = format!("{}x", plan.node_name));
+        let before = node.picture();
+        if restart {
+            fleet.crash().await;
+            fleet.restart().await;
+        } else {
+            held.release();
+        }
+        let operation = fleet.admin().await.ended(&id).await;
+        assert_eq!(operation.state(), OperationState::Failed, "{operation:#?}");
+        let error = operation.error.unwrap();
+        assert_eq!(error.reason, "PLAN_STALE", "{error:?}");
+        let changed = format!(
+            r#"planned was "{}", now it would be "{0}x""#,
+            plan.node_name
+        );
+        assert!(
+            error.causes.iter().any(|cause| cause.ends_with(&changed)),
+            "{error:?}"
+        );
+        assert!(error.hint.contains("run the command again"), "{error:?}");
+        assert_eq!(node.picture(), before, "nothing was changed");
+        assert_eq!(fleet.release.requests(), []);
+    }
+    let operation = fleet.install(install_on("cp1")).await.unwrap();
+    succeeded(&operation);
+    assert_eq!(
+        only_cluster(&fleet.admin().await).await.nodes[0].name,
+        "cp1xx"
+    );
+}
+
+#[tokio::test]
 async fn versions_go_up_by_a_patch_or_a_minor_with_one_restart_and_never_down() {
     let mut fleet = Fleet::start().await;
     let releases = fleet.take_releases_from_directory().await;

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use canasta_proto::pb;
 use canasta_proto::pb::OperationState;
 use canasta_tests::fleet::Fleet;
-use canasta_tests::fleet::client::{check_events, install_on};
+use canasta_tests::fleet::client::{check_events, fault, install_on};
+use canasta_tests::fleet::node::Node;
 use canasta_tests::fleet::trap::Moment;
+use canasta_tests::fleet::wire::Wire;
 use tonic::Code;
 
 #[tokio::test]
@@ -281,6 +283,10 @@ async fn the_second_operator_on_a_host_is_refused_at_once_with_the_firsts_operat
         .await
         .unwrap_err();
     assert!(removal.message().contains(&operation), "{removal:?}");
+    // Another machine can't come under the name of one that is being changed.
+    let fault = second.host_token("cp1").await.unwrap_err();
+    assert_eq!(fault.reason, "HOST_BUSY", "{fault:?}");
+    assert!(fault.message.contains(&operation), "{fault:?}");
     assert_eq!(
         second.host("cp1", false).await.unwrap().operation_id,
         operation
@@ -294,6 +300,66 @@ async fn the_second_operator_on_a_host_is_refused_at_once_with_the_firsts_operat
     let (again, _) = second.install(install_on("cp1")).await.unwrap();
     assert_eq!(
         second.ended(&again).await.state(),
+        OperationState::Succeeded
+    );
+}
+
+#[tokio::test]
+async fn a_token_made_before_an_install_lets_no_machine_in_while_it_runs() {
+    let fleet = Fleet::start().await;
+    let _node = fleet.joined("cp1").await;
+    let admin = fleet.admin().await;
+    let token = admin.host_token("cp1").await.unwrap();
+    let mut held = fleet.probe.hold("fetch-artefact", Moment::Before);
+    let (operation, _) = admin.install(install_on("cp1")).await.unwrap();
+    held.reached().await;
+    let other = Node::start("cp1").await;
+    let failure = other.join(fleet.address(), &token).await.unwrap_err();
+    assert_eq!(failure.reason, "HOST_BUSY", "{failure:?}");
+    assert!(failure.message.contains(&operation), "{failure:?}");
+    held.release();
+    assert_eq!(
+        admin.ended(&operation).await.state(),
+        OperationState::Succeeded
+    );
+    // The token was not used up by that.
+    other.join(fleet.address(), &token).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_host_is_not_removed_while_an_install_of_it_is_planned() {
+    let fleet = Fleet::start().await;
+    let mut node = Node::start("cp1").await;
+    let wire = Wire::to(node.address).await;
+    node.advertise = wire.address();
+    fleet.join(&node).await;
+    let admin = fleet.admin().await;
+    // The node is asked what it is while the install is planned, and the question takes its time.
+    wire.hold(true);
+    let planning = tokio::spawn({
+        let admin = admin.clone();
+        async move { admin.install(install_on("cp1")).await }
+    });
+    fleet
+        .until("the host to be held", async || {
+            admin.host_token("cp1").await.err()
+        })
+        .await;
+    let request = pb::RemoveHostRequest {
+        name: "cp1".to_owned(),
+    };
+    let removal = admin.hosts().remove_host(request).await.unwrap_err();
+    let fault = fault(removal);
+    assert_eq!(fault.reason, "HOST_BUSY", "{fault:?}");
+    assert!(
+        fault.message.contains("install-k8s-cp, which local ")
+            && fault.message.contains("has just begun"),
+        "{fault:?}"
+    );
+    wire.hold(false);
+    let (operation, _) = planning.await.unwrap().unwrap();
+    assert_eq!(
+        admin.ended(&operation).await.state(),
         OperationState::Succeeded
     );
 }

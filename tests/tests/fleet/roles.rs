@@ -2,6 +2,8 @@
 
 use canasta_controller::api::roles::TABLE;
 use canasta_proto::pb;
+use canasta_proto::pb::operation_event::Event;
+use canasta_standin::trailer::Faults;
 use canasta_tests::fleet::Fleet;
 use canasta_tests::fleet::client::{fault, install_on};
 use canasta_tests::fleet::people;
@@ -165,6 +167,77 @@ async fn the_open_stream_of_a_removed_user_is_closed() {
         admin.ended(&operation).await.state(),
         pb::OperationState::Succeeded
     );
+}
+
+/// All lines that were seen when something failed.
+fn lines<'a>(errors: impl IntoIterator<Item = &'a pb::ErrorReport>) -> Vec<String> {
+    let evidence = errors.into_iter().flat_map(|error| &error.evidence);
+    evidence
+        .flat_map(|evidence| evidence.lines.clone())
+        .collect()
+}
+
+fn of_events(events: &[pb::OperationEvent]) -> Vec<String> {
+    let errors = events.iter().filter_map(|event| match &event.event {
+        Some(Event::Failed(failed)) => failed.error.as_ref(),
+        Some(Event::Ended(ended)) => ended.error.as_ref(),
+        _ => None,
+    });
+    lines(errors)
+}
+
+fn of_operation(operation: &pb::Operation) -> Vec<String> {
+    let steps = operation
+        .steps
+        .iter()
+        .filter_map(|step| step.error.as_ref());
+    lines(steps.chain(&operation.error))
+}
+
+#[tokio::test]
+async fn logs_are_shown_to_operators_and_not_to_viewers() {
+    let fleet = Fleet::start().await;
+    let node = fleet.joined("cp1").await;
+    node.k3s.set_faults(Faults {
+        exit_after_ms: Some(1),
+        exit_message: Some("no way to go on".to_owned()),
+        ..Faults::default()
+    });
+    let failed = fleet.install(install_on("cp1")).await.unwrap();
+    assert_eq!(failed.state(), pb::OperationState::Failed);
+
+    let otto = fleet.user("otto", pb::Role::Operator).await.client;
+    let shown = otto.operation(&failed.id).await.unwrap();
+    let seen = of_operation(&shown);
+    assert!(
+        seen.iter().any(|line| line.contains("no way to go on")),
+        "{seen:?}"
+    );
+    assert_eq!(of_events(&otto.events(&failed.id, 0).await.unwrap()), seen);
+
+    let vera = fleet.user("vera", pb::Role::Viewer).await.client;
+    let told = "not shown: logs need the role operator";
+    let shown = vera.operation(&failed.id).await.unwrap();
+    assert_eq!(of_operation(&shown), [told; 2]);
+    assert_eq!(
+        shown.error.as_ref().map(|error| &error.reason),
+        failed.error.as_ref().map(|error| &error.reason)
+    );
+    let events = vera.events(&failed.id, 0).await.unwrap();
+    assert_eq!(of_events(&events), [told; 2]);
+    for client in [&otto, &vera] {
+        let request = pb::ListOperationsRequest::default();
+        let listed = client.operations().list_operations(request).await.unwrap();
+        let operation = listed.into_inner().operations.remove(0);
+        assert!(of_operation(&operation).is_empty(), "{operation:?}");
+        assert!(operation.error.is_some());
+    }
+    let output = fleet
+        .cli("vic", pb::Role::Viewer)
+        .await
+        .run(&["operation", "show", &failed.id])
+        .await;
+    assert!(output.stdout.contains(told), "{output:?}");
 }
 
 #[tokio::test]

@@ -9,9 +9,11 @@ use canasta_steps::StepError;
 use super::Pushed;
 use crate::artefacts::{Artefact, Artefacts, Limits, Tell};
 use crate::config::K3s;
-use crate::operations::agent::stub::Bench;
+use crate::operations::agent::stub::{Bench, Mute};
 use crate::store::artefacts::ArtefactRow;
 
+/// Short, and longer than a push over loopback ever pauses.
+const STALL: Duration = Duration::from_millis(500);
 const SIZE: usize = 5 * 1024 * 1024 + 77;
 
 #[derive(Default)]
@@ -38,7 +40,10 @@ async fn artefacts(bench: &Bench) -> (Artefacts, Artefact, Vec<u8>) {
         bench.store.clone(),
         directory.clone(),
         K3s::default(),
-        Limits::default(),
+        Limits {
+            push_stall: STALL,
+            ..Limits::default()
+        },
     )
     .await
     .expect("artefacts");
@@ -104,4 +109,40 @@ async fn a_push_that_is_cut_again_and_again_ends() {
     assert_eq!(error.reason(), "AGENT_CALL_FAILED");
     assert!(error.report().hint.contains("run the command again"));
     assert_eq!(told.retried.lock().expect("told").len(), 4);
+}
+
+#[tokio::test]
+async fn an_agent_that_never_answers_is_not_waited_for_for_ever() {
+    let bench = Bench::connected().await;
+    let (artefacts, artefact, _) = artefacts(&bench).await;
+    let told = Told::default();
+    let push = || {
+        let patience = Duration::from_secs(5);
+        artefacts.push(&bench.fleet, &bench.host, &artefact, &told, patience)
+    };
+    *bench.agent.mute.lock().expect("mute") = Mute::Push;
+    let error = push().await.expect_err("nothing is taken");
+    assert_eq!(error.reason(), "PUSH_STALLED");
+    assert!(
+        error.to_string().contains("host 'cp1'") && error.to_string().contains("500ms"),
+        "{error}"
+    );
+    assert_eq!(told.retried.lock().expect("told").len(), 0);
+
+    *bench.agent.mute.lock().expect("mute") = Mute::Stat;
+    let error = push().await.expect_err("no answer");
+    assert_eq!(error.reason(), "AGENT_CALL_FAILED");
+    assert!(
+        error
+            .report()
+            .causes
+            .iter()
+            .any(|cause| cause.contains("did not answer in time")),
+        "{error:?}"
+    );
+    *bench.agent.mute.lock().expect("mute") = Mute::Nothing;
+    assert_eq!(
+        push().await.expect("it answers again"),
+        Pushed::Sent(SIZE as u64)
+    );
 }

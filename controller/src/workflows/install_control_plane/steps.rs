@@ -9,11 +9,12 @@ use canasta_proto::pb::K3sInstallStep;
 use canasta_proto::pb::task_spec::Verb;
 use canasta_steps::{Done, Plan, Reporter, Step, StepError, StepInfo};
 
-use super::plan::Planned;
+use super::plan::{Planned, plan};
+use super::{Asked, Job};
 use crate::artefacts::{Artefact, Pushed};
 use crate::operations::agent::{AgentTask, connect, fleet_error};
 use crate::workflows::record::{Record, judged};
-use crate::workflows::{Context, Error, gather};
+use crate::workflows::{Context, Error, gather, stale};
 
 /// Tasks of the agent: id, title, which step of the agent.
 const TASKS: [(&str, &str, K3sInstallStep); 7] = [
@@ -51,9 +52,11 @@ const TASKS: [(&str, &str, K3sInstallStep); 7] = [
 ];
 
 /// The list of steps.
-pub(super) fn steps(context: &Context, planned: &Planned, operation: &str) -> Plan {
+pub(super) fn steps(context: &Context, job: &Job, operation: &str) -> Plan {
+    let Job { asked, planned } = job;
     let shared = Arc::new(Shared {
         context: context.clone(),
+        asked: asked.clone(),
         planned: planned.clone(),
     });
     let host = planned.host.as_str();
@@ -104,6 +107,7 @@ fn info(id: &str, title: &str, host: &str) -> StepInfo {
 /// What all steps know.
 struct Shared {
     context: Context,
+    asked: Asked,
     planned: Planned,
 }
 
@@ -137,7 +141,7 @@ impl Shared {
     }
 }
 
-/// Checks again what was checked before the operation was started: it may go on days later.
+/// Checks again what was checked before the operation was started, and plans again: it may go on days later.
 struct Preflight(Arc<Shared>);
 
 #[async_trait]
@@ -145,16 +149,21 @@ impl Step for Preflight {
     async fn run(&self, _: &Reporter) -> Result<Done, StepError> {
         let host = self.0.host()?;
         let context = &self.0.context;
+        let planned = &self.0.planned;
         connect(&context.fleet, &host, context.timings.agent_wait).await?;
-        match gather::gather(context, &host).await {
-            Ok(known) => judged(
-                &host,
-                &known.findings,
-                !self.0.planned.current_version.is_empty(),
-            ),
-            Err(Error::Fleet(error)) => Err(fleet_error(error)),
-            Err(error) => Err(StepError::from_source("DATABASE_FAILED", &error)),
-        }
+        let known = match gather::gather(context, &host).await {
+            Ok(known) => known,
+            Err(Error::Fleet(error)) => return Err(fleet_error(error)),
+            Err(error) => return Err(StepError::from_source("DATABASE_FAILED", &error)),
+        };
+        let done = judged(&host, &known.findings, !planned.current_version.is_empty())?;
+        let internal = |error: &dyn std::error::Error| StepError::from_source("INTERNAL", error);
+        let asked = self.0.asked.request().map_err(|error| internal(&error))?;
+        // What a first install takes when nothing was asked is settled by the plan, whatever the settings say by now.
+        let version = planned.k3s_version.parse();
+        let version = version.map_err(|error| internal(&error))?;
+        stale::check(&host, planned, plan(&host, &asked, &known, &version))?;
+        Ok(done)
     }
 }
 

@@ -518,6 +518,7 @@ async fn one_address_holds_up_nobody_else() {
         handshakes: 4,
         handshake: Duration::from_secs(60),
         connections: 16,
+        ..Limits::default()
     };
     let mut serving = Serving::with_limits(ServerTls::agent(leaf.reloadable()), limits).await;
     let mut silent = Vec::new();
