@@ -4,15 +4,18 @@
 //! starts there: that makes it the root of what the node sees. With version 2 under systemd,
 //! nspawn asks systemd for a scope and nothing is made here.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Where the machine mounts its cgroup file systems.
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// How a busy directory is waited for: the kernel tells nobody when the last task is gone.
+/// How a busy directory is waited for; the step is for version 1, which tells nobody when the last task is gone.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 const BUSY_STEP: Duration = Duration::from_millis(10);
 
@@ -188,13 +191,29 @@ fn remove_below(directory: &Path) -> io::Result<()> {
             Err(error)
                 if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
             {
-                std::thread::sleep(BUSY_STEP);
+                wait_for_last_task(directory, deadline);
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(at(directory, &error));
             }
             _ => return Ok(()),
         }
+    }
+}
+
+/// Waits for the word of version 2 that no task is left at or below a directory; for a moment where nobody says so.
+fn wait_for_last_task(directory: &Path, deadline: Instant) {
+    let mut said = String::new();
+    let events = File::open(directory.join("cgroup.events"))
+        .and_then(|mut file| file.read_to_string(&mut said).map(|_| file));
+    match events {
+        Ok(file) if said.lines().any(|line| line == "populated 1") => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            // What it ends with is found by the next attempt.
+            let _ = poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], left);
+        }
+        _ => std::thread::sleep(BUSY_STEP),
     }
 }
 
