@@ -140,8 +140,12 @@ async fn a_certificate_is_renewed_and_the_one_before_goes_when_the_new_one_was_u
     let another = another.expect("a new certificate");
     assert!(another != "00" && another != spoilt);
 
-    let since = Timestamp::now().duration_since(added);
-    assert!(since > life.try_into().unwrap(), "the first one has ended");
+    let life = jiff::SignedDuration::try_from(life).unwrap();
+    fleet
+        .until("the first one to have ended", async || {
+            (Timestamp::now().duration_since(added) > life).then_some(())
+        })
+        .await;
     works(&cli).await;
     assert_eq!(certificates(&cli).0, another);
 }
