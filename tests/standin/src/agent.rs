@@ -129,6 +129,7 @@ pub struct Agent {
     node: Node,
     token: String,
     balancer: String,
+    server: String,
     options: Options,
 }
 
@@ -168,9 +169,15 @@ impl Agent {
             &options.arguments,
             environment,
         )?;
-        let token = config
-            .secret("token", &options.root)
-            .ok_or(StartError::Missing("token"))?;
+        let paths = Paths::new(&options.root, config.get("data-dir"));
+        let token = match config.secret("token", &options.root) {
+            Some(token) => token,
+            // Newer releases go on where the node has a certificate, and then retry for ever.
+            None if options.profile == Profile::Documented && disk::client(&paths).is_some() => {
+                String::new()
+            }
+            None => return Err(StartError::Missing("token")),
+        };
         let server = config.get("server").ok_or(StartError::Missing("server"))?;
         let server = server
             .trim_start_matches("https://")
@@ -202,7 +209,7 @@ impl Agent {
             .unwrap_or_else(net::host_name);
         let address = config.split("node-ip").first().cloned();
         let agent = Self {
-            paths: Paths::new(&options.root, config.get("data-dir")),
+            paths,
             root: options.root.clone(),
             clock: Clock::new(options.scale),
             log: options.log.clone(),
@@ -216,6 +223,7 @@ impl Agent {
             },
             token,
             balancer: format!("127.0.0.1:{port}"),
+            server: server.clone(),
             options,
         };
         let task = tokio::spawn(async move {
@@ -237,10 +245,11 @@ impl Agent {
                 }
             }
         };
-        if self.options.profile == Profile::Documented && !self.options.faults.no_notify {
-            (self.options.on_ready_notify)();
-        }
         self.clock.wait(7.0).await;
+        // Heard only where the unit is of type notify.
+        if self.options.profile == Profile::Recorded {
+            self.notify();
+        }
         tokio::select! {
             () = self.heartbeats(&client) => {}
             () = self.report(&client) => {}
@@ -248,10 +257,19 @@ impl Agent {
         }
     }
 
+    fn notify(&self) {
+        if !self.options.faults.no_notify {
+            (self.options.on_ready_notify)();
+        }
+    }
+
     /// One try: the server's authority, its configuration, the kubelet's certificates.
     async fn join(&self) -> Result<Client, Failure> {
-        let token =
-            Token::parse(&self.token).ok_or_else(|| Failure::token("invalid token format"))?;
+        if self.token.is_empty() {
+            return Err(self.invalid("token must not be empty"));
+        }
+        let token = Token::parse(&self.token, self.options.profile)
+            .ok_or_else(|| self.invalid("invalid token format"))?;
         let url = format!("https://{}", self.balancer);
         let limit = self.clock.scaled(20.0).max(Duration::from_secs(1));
         let unchecked = Client::new(&self.balancer, Trust::Anyone, None)
@@ -271,24 +289,28 @@ impl Agent {
             )));
         }
         let cacerts = answer.text();
-        match &token {
-            Token::Secure { ca_hash, .. } => {
+        match token.ca_hash() {
+            Some(ca_hash) => {
                 let found = token::hash(cacerts.as_bytes());
-                if *ca_hash != found {
-                    return Err(Failure::token(format!(
+                if ca_hash != found {
+                    return Err(self.invalid(format!(
                         "token CA hash does not match the Cluster CA certificate hash: {ca_hash} != {found}"
                     )));
                 }
             }
-            Token::Short(_) => self.log.warning(
+            None => self.log.warning(
                 "Cluster CA certificate is not trusted by the host CA bundle, but the token does not include a CA \
                  hash. Use the full token from the server's node-token file to enable Cluster CA validation.",
             ),
         }
-        let server = Client::new(&self.balancer, Trust::Authority(&cacerts), None)
+        // A member shows its kubelet's certificate in newer releases, whatever has become of the token.
+        let member = Some(())
+            .filter(|()| self.options.profile == Profile::Documented)
+            .and_then(|()| disk::client(&self.paths));
+        let server = Client::new(&self.balancer, Trust::Authority(&cacerts), member.as_ref())
             .map_err(Failure::configure)?
             .with_limit(limit);
-        let credentials = basic("node", token.secret());
+        let credentials = credentials(&token);
         self.fetch(&server, "config", &[("Authorization", &credentials)])
             .await?;
         let password = disk::node_password(&self.paths).map_err(|error| file(&error))?;
@@ -298,7 +320,18 @@ impl Agent {
             ("k3s-Node-Password", &password),
             ("k3s-Node-IP", &self.node.address),
         ];
-        let serving = identity(&self.fetch(&server, "serving-kubelet.crt", &headers).await?);
+        let (server, serving) = match self.fetch(&server, "serving-kubelet.crt", &headers).await {
+            // The Node is gone: only the token helps now.
+            Err(_) if member.is_some() => {
+                let server = Client::new(&self.balancer, Trust::Authority(&cacerts), None)
+                    .map_err(Failure::configure)?
+                    .with_limit(limit);
+                let serving = self.fetch(&server, "serving-kubelet.crt", &headers).await?;
+                (server, serving)
+            }
+            fetched => (server, fetched?),
+        };
+        let serving = identity(&serving);
         let client = identity(&self.fetch(&server, "client-kubelet.crt", &headers).await?);
         let client_ca = self.fetch(&server, "client-ca.crt", &headers).await?;
         disk::certificates(&self.paths, &client_ca, &cacerts, &client, &serving)
@@ -306,6 +339,17 @@ impl Agent {
         disk::settings(&self.paths, &url).map_err(|error| file(&error))?;
         Client::new(&self.balancer, Trust::Authority(&cacerts), Some(&client))
             .map_err(Failure::configure)
+    }
+
+    // Newer releases say whose connection they could not validate.
+    fn invalid(&self, message: impl fmt::Display) -> Failure {
+        Failure::token(match self.options.profile {
+            Profile::Recorded => message.to_string(),
+            Profile::Documented => format!(
+                "Failed to validate connection to cluster at https://{}: {message}",
+                self.server
+            ),
+        })
     }
 
     async fn fetch(
@@ -351,6 +395,9 @@ impl Agent {
         let object = self
             .change(kubelet, |object| self.node.network_up(object))
             .await;
+        if self.options.profile == Profile::Documented {
+            self.notify();
+        }
         if let Some(subnet) = object["spec"]["podCIDR"].as_str()
             && let Err(error) = disk::subnet(&self.paths, subnet)
         {
@@ -439,6 +486,13 @@ impl Agent {
                 None
             }
         }
+    }
+}
+
+fn credentials(token: &Token) -> String {
+    match token {
+        Token::Secure { secret, .. } | Token::Short(secret) => basic("node", secret),
+        Token::Bootstrap { token, .. } => format!("Bearer {token}"),
     }
 }
 

@@ -28,6 +28,11 @@ impl Output {
             code: 1,
         }
     }
+
+    /// A fatal line in k3s's own form.
+    pub(crate) fn fatal(message: &str) -> Self {
+        Self::failed(crate::log::line(crate::log::Level::Fatal, message))
+    }
 }
 
 /// Runs `kubectl` with `arguments` and the kubeconfig at `path`.

@@ -6,6 +6,7 @@
 //! page does, with faults on demand.
 
 pub mod agent;
+pub mod bootstrap;
 pub mod client;
 pub mod clock;
 pub mod config;

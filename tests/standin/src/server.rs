@@ -262,7 +262,7 @@ impl Shared {
         disk::skeleton(&paths)?;
         let server_ca = Authority::open(&paths.server("tls"), "server-ca")?;
         let client_ca = Authority::open(&paths.server("tls"), "client-ca")?;
-        let (server_secret, node_secret) = secrets(&config, &paths, &options.root);
+        let (server_secret, node_secret) = secrets(&config, &paths, &options.root, options.profile);
         let address = config
             .split("node-ip")
             .first()
@@ -399,9 +399,17 @@ impl Shared {
 }
 
 // Secrets of the users `server` and `node`: configured ones win over those of an earlier run.
-fn secrets(config: &Config, paths: &Paths, root: &std::path::Path) -> (String, String) {
-    let secret_of =
-        |text: String| Token::parse(&text).map_or(text.clone(), |token| token.secret().to_owned());
+fn secrets(
+    config: &Config,
+    paths: &Paths,
+    root: &std::path::Path,
+    profile: Profile,
+) -> (String, String) {
+    let secret_of = |text: String| {
+        Token::parse(&text, profile)
+            .and_then(|token| token.secret().map(str::to_owned))
+            .unwrap_or(text)
+    };
     let server = config
         .secret("token", root)
         .or_else(|| std::fs::read_to_string(paths.server("token")).ok())

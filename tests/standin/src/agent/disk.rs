@@ -34,6 +34,14 @@ pub(crate) fn certificates(
     Ok(())
 }
 
+/// The kubelet's client certificate of an earlier join.
+pub(crate) fn client(paths: &Paths) -> Option<Identity> {
+    Some(Identity {
+        certificate: files::read(&paths.agent("client-kubelet.crt")).ok()?,
+        key: files::read(&paths.agent("client-kubelet.key")).ok()?,
+    })
+}
+
 /// What the kubelet, containerd and flannel are configured with, and the directories that they use.
 pub(crate) fn settings(paths: &Paths, server: &str) -> Result<(), FileError> {
     let file = |name: &str| paths.agent(name).display().to_string();

@@ -9,8 +9,8 @@ use canasta_standin::agent::{self, Agent};
 use canasta_standin::kubelet::HEALTH_PORT;
 use canasta_standin::log::Log;
 use canasta_standin::server::{self, Server, StartError};
-use canasta_standin::trailer::Trailer;
-use canasta_standin::{clock, kubectl};
+use canasta_standin::trailer::{Profile, Trailer};
+use canasta_standin::{bootstrap, clock, kubectl};
 use tokio::signal::unix::{SignalKind, signal};
 
 const HELP: &str = "NAME:\n   k3s - a stand-in for k3s, for tests\n\nUSAGE:\n   k3s [global options] command \
@@ -38,16 +38,9 @@ async fn main() -> ExitCode {
             Ok(trailer) => join(trailer, rest).await,
             Err(error) => fatal(&error.to_string()),
         },
-        "kubectl" => {
-            let configured = std::env::var("KUBECONFIG")
-                .ok()
-                .filter(|path| !path.is_empty());
-            let path =
-                configured.map_or_else(|| root().join("etc/rancher/k3s/k3s.yaml"), PathBuf::from);
-            let output = kubectl::run(&path, &rest).await;
-            print(&output.stdout);
-            complain(&output.stderr);
-            ExitCode::from(output.code)
+        "kubectl" => show(&kubectl::run(&kubeconfig(), &rest).await),
+        "token" if own_trailer().is_ok_and(|own| own.profile == Profile::Documented) => {
+            show(&bootstrap::command::run(&kubeconfig(), &rest).await)
         }
         "--version" | "-v" => {
             let version = own_trailer().unwrap_or_default().version;
@@ -76,6 +69,19 @@ async fn main() -> ExitCode {
 // Tests of the program itself keep it below a directory of theirs.
 fn root() -> PathBuf {
     std::env::var_os("STANDIN_ROOT").map_or_else(|| PathBuf::from("/"), PathBuf::from)
+}
+
+fn kubeconfig() -> PathBuf {
+    let configured = std::env::var("KUBECONFIG")
+        .ok()
+        .filter(|path| !path.is_empty());
+    configured.map_or_else(|| root().join("etc/rancher/k3s/k3s.yaml"), PathBuf::from)
+}
+
+fn show(output: &kubectl::Output) -> ExitCode {
+    print(&output.stdout);
+    complain(&output.stderr);
+    ExitCode::from(output.code)
 }
 
 fn own_trailer() -> std::io::Result<Trailer> {

@@ -198,6 +198,7 @@ async fn watch_leases(shared: Arc<Shared>) {
     };
     loop {
         shared.clock.wait(2.5).await;
+        supervisor::sweep_tokens(&shared);
         for object in shared.store.list(nodes, "").objects {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
             if name != shared.node.name {
