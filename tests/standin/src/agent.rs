@@ -16,6 +16,7 @@ use crate::client::{Client, ClientError, Trust, basic};
 use crate::clock::{Clock, DEFAULT_SCALE, kubernetes_now_micros};
 use crate::config::{Command, Config, ConfigError};
 use crate::files::{FileError, Paths};
+use crate::kubelet::pods::{Addresses, Kubelet};
 use crate::log::Log;
 use crate::node::Node;
 use crate::pki::Identity;
@@ -254,6 +255,7 @@ impl Agent {
             () = self.heartbeats(&client) => {}
             () = self.report(&client) => {}
             () = kubelet::serve(self.options.kubelet_port, &self.log) => {}
+            () = self.pods(&client) => {}
         }
     }
 
@@ -423,6 +425,21 @@ impl Agent {
                 Ok(_) | Err(_) => {}
             }
         }
+    }
+
+    async fn pods(&self, client: &Client) {
+        let kubelet = Kubelet {
+            root: self.root.clone(),
+            client: client.clone(),
+            node: self.node.name.clone(),
+            address: self.node.address.clone(),
+            clock: self.clock,
+            log: self.log.clone(),
+            addresses: Addresses::default(),
+        };
+        // With its network, as the recorded one.
+        self.clock.wait(2.5).await;
+        Arc::new(kubelet).run().await;
     }
 
     async fn heartbeats(&self, kubelet: &Client) {

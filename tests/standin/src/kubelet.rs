@@ -1,4 +1,4 @@
-//! The kubelet's health port on loopback, which answers `ok` once the kubelet runs. Server and agent open it.
+//! The kubelet: its health port on loopback, which answers `ok` once it runs, and its pods. Server and agent run it.
 
 use std::convert::Infallible;
 
@@ -12,6 +12,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::log::Log;
+
+pub(crate) mod pods;
 
 /// The real kubelet's port.
 pub const HEALTH_PORT: u16 = 10248;

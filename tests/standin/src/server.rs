@@ -29,16 +29,24 @@ mod accounts;
 mod answer;
 mod api;
 mod auth;
+mod budgets;
+mod controllers;
 mod disk;
+mod fields;
 mod health;
 mod listener;
 mod manifests;
 mod patch;
+mod pods;
+mod query;
 mod resources;
+mod scheduler;
 mod store;
 mod supervisor;
 mod timeline;
+mod volumes;
 mod watch;
+mod write;
 
 type Callback = Arc<dyn Fn() + Send + Sync>;
 
@@ -284,7 +292,7 @@ impl Shared {
         Ok(Self {
             verifier: verifier(&client_ca)?,
             store: Store::open(&paths.server("db/state.db"))?,
-            resources: Resources::recorded(),
+            resources: Resources::of(options.profile),
             phase: AtomicU8::new(Phase::Starting as u8),
             port: AtomicU16::new(0),
             leases: timeline::Leases::default(),

@@ -28,8 +28,10 @@ impl User {
         let reads = matches!(verb, "get" | "list" | "watch");
         self.is_master()
             || self.groups.iter().any(|group| group == "system:nodes")
-                && (matches!(resource.plural.as_str(), "nodes" | "leases" | "events")
-                    || reads && resource.plural != "secrets")
+                && (matches!(
+                    resource.plural.as_str(),
+                    "nodes" | "leases" | "events" | "pods"
+                ) || reads && resource.plural != "secrets")
     }
 
     /// Whether the user may read a path that is no resource: open to all who are known, health apart from details.

@@ -13,7 +13,12 @@ use tokio_rustls::TlsAcceptor;
 
 use super::resources::Resource;
 use super::store::{self, Key};
-use super::{Exit, Phase, Shared, StartError, accounts, disk, listener, manifests, supervisor};
+use super::{
+    Exit, Phase, Shared, StartError, accounts, controllers, disk, listener, manifests, pods,
+    supervisor,
+};
+use crate::client::{Client, Trust};
+use crate::kubelet::pods::{Addresses, Kubelet};
 use crate::{agent, files, kubelet, node};
 
 /// When each node was last heard of.
@@ -32,6 +37,8 @@ pub(super) async fn run(
     tasks.spawn(watch_leases(Arc::clone(&shared)));
     tasks.spawn(kubelet_health(Arc::clone(&shared)));
     tasks.spawn(deploy(Arc::clone(&shared)));
+    tasks.spawn(own_pods(Arc::clone(&shared)));
+    tasks.spawn(controllers::run(Arc::clone(&shared)));
     let exit = tokio::select! {
         // Also when the handle is dropped.
         _ = stopped.wait_for(|stop| *stop) => None,
@@ -83,6 +90,38 @@ async fn kubelet_health(shared: Arc<Shared>) {
     if !shared.faults.never_ready {
         kubelet::serve(shared.kubelet_port, &shared.log).await;
     }
+}
+
+// The server's own kubelet is a client like any other.
+async fn own_pods(shared: Arc<Shared>) {
+    shared.clock.at(10.5).await;
+    let Some(identity) = agent::disk::client(&shared.paths) else {
+        return;
+    };
+    let host = shared
+        .listen
+        .map(|address| address.ip().to_string())
+        .or_else(|| shared.config.get("bind-address").map(str::to_owned))
+        .unwrap_or_else(|| "127.0.0.1".into());
+    let address = format!("{host}:{}", shared.port());
+    let authority = Trust::Authority(shared.server_ca.certificate());
+    let client = match Client::new(&address, authority, Some(&identity)) {
+        Ok(client) => client,
+        Err(error) => {
+            shared.log.error(error.to_string());
+            return;
+        }
+    };
+    let kubelet = Kubelet {
+        root: shared.root.clone(),
+        client,
+        node: shared.node.name.clone(),
+        address: shared.node.address.clone(),
+        clock: shared.clock,
+        log: shared.log.clone(),
+        addresses: Addresses::default(),
+    };
+    Arc::new(kubelet).run().await;
 }
 
 // The deploy controller: the packaged components, then whatever is put into the directory.
@@ -219,6 +258,9 @@ fn judge(shared: &Shared, nodes: &Resource, name: &str) {
         .elapsed();
     let key = Key::new(nodes, "", name);
     // A node deleted at this moment needs no judgement.
+    if silent > shared.clock.scaled(33.0) {
+        pods_of_a_lost_node(shared, name, silent > shared.clock.scaled(338.0));
+    }
     if silent > shared.clock.scaled(38.0) {
         let _ = shared.store.update(&key, None, |object| {
             node::lost(object);
@@ -228,6 +270,25 @@ fn judge(shared: &Shared, nodes: &Resource, name: &str) {
         let _ = shared.store.update(&key, None, |object| {
             node::lost(object);
         });
+    }
+}
+
+// They are no longer ready, and after five minutes they are marked for deletion, which nobody there carries out.
+fn pods_of_a_lost_node(shared: &Shared, node: &str, evict: bool) {
+    for pod in pods::list(shared, "") {
+        if pod["spec"]["nodeName"] != node || pods::is_over(&pod) {
+            continue;
+        }
+        let key = pods::key_of(&pod);
+        // Gone meanwhile is as good, for both.
+        if pods::is_ready(&pod) {
+            let _ = shared.store.update(&key, None, |pod| {
+                pods::condition(pod, "Ready", "False", None);
+            });
+        }
+        if evict {
+            let _ = pods::delete(shared, &key, None);
+        }
     }
 }
 
