@@ -9,13 +9,14 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use crate::client::{Client, ClientError, Trust, basic};
 use crate::clock::{Clock, DEFAULT_SCALE, kubernetes_now_micros};
 use crate::config::{Command, Config, ConfigError};
 use crate::files::{FileError, Paths};
+use crate::host::Host;
 use crate::kubelet::pods::{Addresses, Kubelet};
 use crate::log::Log;
 use crate::node::Node;
@@ -24,7 +25,9 @@ use crate::token::{self, Token};
 use crate::trailer::{DEFAULT_VERSION, Faults, Profile};
 use crate::{kubelet, net, node};
 
+mod balancer;
 pub(crate) mod disk;
+mod overlay;
 
 type Callback = Arc<dyn Fn() + Send + Sync>;
 
@@ -39,6 +42,9 @@ pub struct Options {
     pub balancer_port: u16,
     /// Where the kubelet's health is served on loopback; tests in one process leave it out.
     pub kubelet_port: Option<u16>,
+    /// Whether to work on the node itself: links, firewall, mounts, processes. Only for the program on a machine of
+    /// its own.
+    pub kernel: bool,
     /// The version to claim.
     pub version: String,
     /// Which k3s to behave like.
@@ -74,6 +80,7 @@ impl Options {
             node_name: None,
             balancer_port: 0,
             kubelet_port: None,
+            kernel: false,
             version: DEFAULT_VERSION.to_owned(),
             profile: Profile::Recorded,
             scale: DEFAULT_SCALE,
@@ -131,6 +138,7 @@ pub struct Agent {
     token: String,
     balancer: String,
     server: String,
+    link: Option<String>,
     options: Options,
 }
 
@@ -225,11 +233,12 @@ impl Agent {
             token,
             balancer: format!("127.0.0.1:{port}"),
             server: server.clone(),
+            link: config.get("flannel-iface").map(str::to_owned),
             options,
         };
         let task = tokio::spawn(async move {
             tokio::select! {
-                () = balance(listener, server) => {}
+                () = balancer::run(listener, server) => {}
                 () = agent.run() => {}
             }
         });
@@ -251,11 +260,13 @@ impl Agent {
         if self.options.profile == Profile::Recorded {
             self.notify();
         }
+        let host = self.open_host().await;
         tokio::select! {
             () = self.heartbeats(&client) => {}
-            () = self.report(&client) => {}
+            () = self.report(&client, host.as_ref()) => {}
             () = kubelet::serve(self.options.kubelet_port, &self.log) => {}
-            () = self.pods(&client) => {}
+            () = self.pods(&client, host.clone()) => {}
+            () = kubelet::serve_api(host.is_some(), &self.paths, &self.log) => {}
         }
     }
 
@@ -380,7 +391,7 @@ impl Agent {
     }
 
     /// Makes the Node or takes it over, and reports as the recorded kubelet does.
-    async fn report(&self, kubelet: &Client) {
+    async fn report(&self, kubelet: &Client, host: Option<&Arc<Host>>) {
         let created = self.node.created(&self.root).to_string();
         let made = self
             .send(kubelet, Method::POST, "/api/v1/nodes", created)
@@ -394,16 +405,17 @@ impl Agent {
         self.change(kubelet, |object| self.node.annotated(object))
             .await;
         self.clock.wait(1.0).await;
-        let object = self
-            .change(kubelet, |object| self.node.network_up(object))
+        let path = format!("/api/v1/nodes/{}", self.node.name);
+        let own = kubelet.get(&path).await.map(|answer| answer.json());
+        let subnet = own.unwrap_or_default()["spec"]["podCIDR"].clone();
+        let mac = self
+            .network(host, subnet.as_str().unwrap_or("10.42.0.0/24"))
             .await;
+        self.change(kubelet, |object| self.node.network_up(object, &mac))
+            .await;
+        let _peers = host.map(|host| self.follow_peers(host, kubelet));
         if self.options.profile == Profile::Documented {
             self.notify();
-        }
-        if let Some(subnet) = object["spec"]["podCIDR"].as_str()
-            && let Err(error) = disk::subnet(&self.paths, subnet)
-        {
-            self.log.error(error.to_string());
         }
         self.clock.wait(8.0).await;
         if !self.options.faults.node_never_ready {
@@ -412,7 +424,6 @@ impl Agent {
         // From here on a Node that is lost and found reports itself again; one that is deleted does not come back.
         loop {
             self.clock.wait(10.0).await;
-            let path = format!("/api/v1/nodes/{}", self.node.name);
             match kubelet.get(&path).await {
                 Ok(answer) if node::ready_status(&answer.json()) == "Unknown" => {
                     self.change(kubelet, node::ready).await;
@@ -427,7 +438,7 @@ impl Agent {
         }
     }
 
-    async fn pods(&self, client: &Client) {
+    async fn pods(&self, client: &Client, host: Option<Arc<Host>>) {
         let kubelet = Kubelet {
             root: self.root.clone(),
             client: client.clone(),
@@ -436,6 +447,7 @@ impl Agent {
             clock: self.clock,
             log: self.log.clone(),
             addresses: Addresses::default(),
+            host,
         };
         // With its network, as the recorded one.
         self.clock.wait(2.5).await;
@@ -535,24 +547,5 @@ fn reason(error: &ClientError) -> String {
             "EOF".to_owned()
         }
         ClientError::Prepare(text) => text.clone(),
-    }
-}
-
-/// Passes connections on to the server. One that can't be is closed, as the recorded balancer does.
-async fn balance(listener: TcpListener, server: String) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => if let Ok((mut near, _)) = accepted {
-                let server = server.clone();
-                connections.spawn(async move {
-                    if let Ok(mut far) = TcpStream::connect(&server).await {
-                        // Either side may close as it likes.
-                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-                    }
-                });
-            },
-            Some(_) = connections.join_next() => {}
-        }
     }
 }

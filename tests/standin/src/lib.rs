@@ -11,6 +11,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod files;
+pub mod host;
 pub mod kubectl;
 pub mod kubelet;
 pub mod log;

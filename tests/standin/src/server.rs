@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::clock::{Clock, DEFAULT_SCALE};
 use crate::config::{Command, Config, ConfigError};
 use crate::files::{FileError, Paths};
+use crate::host::{Host, HostError};
 use crate::log::Log;
 use crate::net;
 use crate::node::Node;
@@ -61,6 +62,9 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     /// Where the kubelet's health is served on loopback; tests in one process leave it out.
     pub kubelet_port: Option<u16>,
+    /// Whether to work on the node itself: links, firewall, mounts, processes. Only for the program on a machine of
+    /// its own.
+    pub kernel: bool,
     /// The version to claim.
     pub version: String,
     /// Which k3s to behave like.
@@ -97,6 +101,7 @@ impl Options {
             node_name: None,
             listen: None,
             kubelet_port: None,
+            kernel: false,
             version: DEFAULT_VERSION.to_owned(),
             profile: Profile::Recorded,
             scale: DEFAULT_SCALE,
@@ -117,6 +122,9 @@ pub enum StartError {
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The node itself could not be worked on.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// The certificates could not be made or read.
     #[error(transparent)]
     Pki(#[from] PkiError),
@@ -238,6 +246,7 @@ struct Shared {
     faults: Faults,
     notify: Callback,
     kubelet_port: Option<u16>,
+    host: Option<Arc<Host>>,
     listen: Option<SocketAddr>,
     root: PathBuf,
     node: Node,
@@ -289,7 +298,13 @@ impl Shared {
             labels: config.split("node-label"),
             arguments: config.node_arguments("server"),
         };
+        let link = config.get("flannel-iface");
+        let host = options
+            .kernel
+            .then(|| Host::open(&paths, &options.log, &node.address, link))
+            .transpose()?;
         Ok(Self {
+            host,
             verifier: verifier(&client_ca)?,
             store: Store::open(&paths.server("db/state.db"))?,
             resources: Resources::of(options.profile),

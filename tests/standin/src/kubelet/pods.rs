@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::client::Client;
 use crate::clock::{Clock, kubernetes_now};
+use crate::host::Host;
 use crate::log::Log;
 use crate::token;
 
@@ -28,6 +29,8 @@ pub(crate) struct Kubelet {
     pub(crate) clock: Clock,
     pub(crate) log: Log,
     pub(crate) addresses: Addresses,
+    /// The node itself, for a kubelet that really runs something.
+    pub(crate) host: Option<Arc<Host>>,
 }
 
 /// Addresses of pods: the free ones of the node's subnet in turn.
@@ -105,6 +108,13 @@ impl Kubelet {
         let items = list["items"].as_array().cloned().unwrap_or_default();
         let uids: HashSet<String> = items.iter().map(uid).collect();
         stages.retain(|uid, _| uids.contains(uid));
+        if let Some(host) = &self.host {
+            for uid in host.pods() {
+                if !uids.contains(&uid) {
+                    self.take_away(uid, tasks);
+                }
+            }
+        }
         for pod in items {
             self.handle(pod, stages, tasks);
         }
@@ -140,9 +150,9 @@ impl Kubelet {
                 match event["type"].as_str() {
                     Some("DELETED") => {
                         let uid = uid(&event["object"]);
-                        if stages.remove(&uid).is_some() {
-                            self.addresses.free(&uid);
-                        }
+                        stages.remove(&uid);
+                        self.addresses.free(&uid);
+                        self.take_away(uid, tasks);
                     }
                     Some("ADDED" | "MODIFIED") => {
                         self.handle(event["object"].clone(), stages, tasks);
@@ -172,10 +182,35 @@ impl Kubelet {
         }
     }
 
+    // One that is gone already is as good.
+    fn take_away(&self, uid: String, tasks: &mut JoinSet<()>) {
+        if let Some(host) = &self.host {
+            let host = Arc::clone(host);
+            tasks.spawn_blocking(move || host.remove(&uid));
+        }
+    }
+
+    // Starts a pod on the node itself; its address is then what it really has.
+    async fn really_start(&self, pod: &mut Value) {
+        let Some(host) = &self.host else {
+            return;
+        };
+        loop {
+            let (host, started) = (Arc::clone(host), pod.clone());
+            let address = tokio::task::spawn_blocking(move || host.start(&started)).await;
+            if let Ok(Some(address)) = address {
+                pod["status"]["podIP"] = address.into();
+                return;
+            }
+            self.clock.wait(5.0).await;
+        }
+    }
+
     async fn start(&self, mut pod: Value) {
         if pod["status"]["phase"] == "Running" {
             // Of an earlier run of this kubelet, and still there.
             self.clock.wait(1.0).await;
+            self.really_start(&mut pod).await;
             self.report(&pod, &self.running(&pod)).await;
             return;
         }
@@ -188,9 +223,11 @@ impl Kubelet {
             return;
         }
         self.clock.wait(2.0).await;
-        let status = match helper(&pod) {
-            Some((directory, create)) => self.help(&pod, &directory, create).await,
-            None => self.running(&pod),
+        let status = if let Some((directory, create)) = helper(&pod) {
+            self.help(&pod, &directory, create).await
+        } else {
+            self.really_start(&mut pod).await;
+            self.running(&pod)
         };
         self.report(&pod, &status).await;
     }
@@ -201,6 +238,11 @@ impl Kubelet {
             .unwrap_or(30);
         // What runs here ends soon after it is told to.
         self.clock.wait(if grace == 0 { 0.1 } else { 1.5 }).await;
+        if let Some(host) = &self.host {
+            let (host, uid) = (Arc::clone(host), uid(pod));
+            // What it could not take away it has said.
+            let _ = tokio::task::spawn_blocking(move || host.remove(&uid)).await;
+        }
         let options =
             json!({"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}});
         while let Err(error) = self

@@ -18,6 +18,7 @@ use super::{
     supervisor,
 };
 use crate::client::{Client, Trust};
+use crate::host::peers;
 use crate::kubelet::pods::{Addresses, Kubelet};
 use crate::{agent, files, kubelet, node};
 
@@ -88,16 +89,16 @@ async fn start_up(shared: &Arc<Shared>) -> Exit {
 async fn kubelet_health(shared: Arc<Shared>) {
     shared.clock.at(10.0).await;
     if !shared.faults.never_ready {
-        kubelet::serve(shared.kubelet_port, &shared.log).await;
+        tokio::join!(
+            kubelet::serve(shared.kubelet_port, &shared.log),
+            kubelet::serve_api(shared.host.is_some(), &shared.paths, &shared.log),
+        );
     }
 }
 
 // The server's own kubelet is a client like any other.
-async fn own_pods(shared: Arc<Shared>) {
-    shared.clock.at(10.5).await;
-    let Some(identity) = agent::disk::client(&shared.paths) else {
-        return;
-    };
+fn own_client(shared: &Shared) -> Option<Client> {
+    let identity = agent::disk::client(&shared.paths)?;
     let host = shared
         .listen
         .map(|address| address.ip().to_string())
@@ -105,12 +106,24 @@ async fn own_pods(shared: Arc<Shared>) {
         .unwrap_or_else(|| "127.0.0.1".into());
     let address = format!("{host}:{}", shared.port());
     let authority = Trust::Authority(shared.server_ca.certificate());
-    let client = match Client::new(&address, authority, Some(&identity)) {
-        Ok(client) => client,
+    match Client::new(&address, authority, Some(&identity)) {
+        Ok(client) => Some(client),
         Err(error) => {
             shared.log.error(error.to_string());
-            return;
+            None
         }
+    }
+}
+
+async fn own_pods(shared: Arc<Shared>) {
+    // A node that really runs pods needs its network first.
+    let network_first = shared.host.is_some();
+    shared
+        .clock
+        .at(if network_first { 22.5 } else { 10.5 })
+        .await;
+    let Some(client) = own_client(&shared) else {
+        return;
     };
     let kubelet = Kubelet {
         root: shared.root.clone(),
@@ -120,6 +133,7 @@ async fn own_pods(shared: Arc<Shared>) {
         clock: shared.clock,
         log: shared.log.clone(),
         addresses: Addresses::default(),
+        host: shared.host.clone(),
     };
     Arc::new(kubelet).run().await;
 }
@@ -203,13 +217,26 @@ async fn own_node(shared: &Arc<Shared>) {
     clock.at(20.9).await;
     change(&|object| shared.node.annotated(object));
     clock.at(21.95).await;
-    let writer = Arc::clone(shared);
-    let written =
-        tokio::task::spawn_blocking(move || agent::disk::subnet(&writer.paths, &subnet)).await;
-    if let Ok(Err(error)) = written {
+    let worker = Arc::clone(shared);
+    let up = tokio::task::spawn_blocking(move || network(&worker, &subnet)).await;
+    let mac = up
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| shared.node.claimed_mac());
+    change(&|object| shared.node.network_up(object, &mac));
+    if let (Some(host), Some(client)) = (&shared.host, own_client(shared)) {
+        let name = shared.node.name.clone();
+        peers::follow(Arc::clone(host), client, name, clock).await;
+    }
+}
+
+// flannel's lease, and its link if this is a node of its own; answers the link's hardware address.
+fn network(shared: &Shared, subnet: &str) -> Option<String> {
+    if let Err(error) = agent::disk::subnet(&shared.paths, subnet) {
         shared.log.error(error.to_string());
     }
-    change(&|object| shared.node.network_up(object));
+    let server = format!("{}:{}", shared.node.address, shared.port());
+    shared.host.as_ref()?.network_up(subnet, &server)
 }
 
 pub(super) fn pod_cidr(object: &Value) -> Option<String> {

@@ -152,8 +152,8 @@ async fn make(
         .map_err(|error| named.refused(&error))
 }
 
-// What the API server and its admission add to a new object.
-fn complete(shared: &Shared, resource: &Resource, name: &str, object: &mut Value) {
+/// Adds what the API server and its admission add to a new object.
+pub(super) fn complete(shared: &Shared, resource: &Resource, name: &str, object: &mut Value) {
     match resource.id().as_str() {
         "namespaces" => patch::merge(object, &super::store::namespace(name)),
         "nodes" => {
