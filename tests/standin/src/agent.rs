@@ -9,13 +9,15 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use crate::client::{Client, ClientError, Trust, basic};
 use crate::clock::{Clock, DEFAULT_SCALE, kubernetes_now_micros};
 use crate::config::{Command, Config, ConfigError};
 use crate::files::{FileError, Paths};
+use crate::host::Host;
+use crate::kubelet::pods::{Addresses, Kubelet};
 use crate::log::Log;
 use crate::node::Node;
 use crate::pki::Identity;
@@ -23,7 +25,9 @@ use crate::token::{self, Token};
 use crate::trailer::{DEFAULT_VERSION, Faults, Profile};
 use crate::{kubelet, net, node};
 
+mod balancer;
 pub(crate) mod disk;
+mod overlay;
 
 type Callback = Arc<dyn Fn() + Send + Sync>;
 
@@ -38,6 +42,9 @@ pub struct Options {
     pub balancer_port: u16,
     /// Where the kubelet's health is served on loopback; tests in one process leave it out.
     pub kubelet_port: Option<u16>,
+    /// Whether to work on the node itself: links, firewall, mounts, processes. Only for the program on a machine of
+    /// its own.
+    pub kernel: bool,
     /// The version to claim.
     pub version: String,
     /// Which k3s to behave like.
@@ -73,6 +80,7 @@ impl Options {
             node_name: None,
             balancer_port: 0,
             kubelet_port: None,
+            kernel: false,
             version: DEFAULT_VERSION.to_owned(),
             profile: Profile::Recorded,
             scale: DEFAULT_SCALE,
@@ -129,6 +137,8 @@ pub struct Agent {
     node: Node,
     token: String,
     balancer: String,
+    server: String,
+    link: Option<String>,
     options: Options,
 }
 
@@ -168,9 +178,15 @@ impl Agent {
             &options.arguments,
             environment,
         )?;
-        let token = config
-            .secret("token", &options.root)
-            .ok_or(StartError::Missing("token"))?;
+        let paths = Paths::new(&options.root, config.get("data-dir"));
+        let token = match config.secret("token", &options.root) {
+            Some(token) => token,
+            // Newer releases go on where the node has a certificate, and then retry for ever.
+            None if options.profile == Profile::Documented && disk::client(&paths).is_some() => {
+                String::new()
+            }
+            None => return Err(StartError::Missing("token")),
+        };
         let server = config.get("server").ok_or(StartError::Missing("server"))?;
         let server = server
             .trim_start_matches("https://")
@@ -202,7 +218,7 @@ impl Agent {
             .unwrap_or_else(net::host_name);
         let address = config.split("node-ip").first().cloned();
         let agent = Self {
-            paths: Paths::new(&options.root, config.get("data-dir")),
+            paths,
             root: options.root.clone(),
             clock: Clock::new(options.scale),
             log: options.log.clone(),
@@ -216,11 +232,13 @@ impl Agent {
             },
             token,
             balancer: format!("127.0.0.1:{port}"),
+            server: server.clone(),
+            link: config.get("flannel-iface").map(str::to_owned),
             options,
         };
         let task = tokio::spawn(async move {
             tokio::select! {
-                () = balance(listener, server) => {}
+                () = balancer::run(listener, server) => {}
                 () = agent.run() => {}
             }
         });
@@ -237,21 +255,34 @@ impl Agent {
                 }
             }
         };
-        if self.options.profile == Profile::Documented && !self.options.faults.no_notify {
-            (self.options.on_ready_notify)();
-        }
         self.clock.wait(7.0).await;
+        // Heard only where the unit is of type notify.
+        if self.options.profile == Profile::Recorded {
+            self.notify();
+        }
+        let host = self.open_host().await;
         tokio::select! {
             () = self.heartbeats(&client) => {}
-            () = self.report(&client) => {}
+            () = self.report(&client, host.as_ref()) => {}
             () = kubelet::serve(self.options.kubelet_port, &self.log) => {}
+            () = self.pods(&client, host.clone()) => {}
+            () = kubelet::serve_api(host.is_some(), &self.paths, &self.log) => {}
+        }
+    }
+
+    fn notify(&self) {
+        if !self.options.faults.no_notify {
+            (self.options.on_ready_notify)();
         }
     }
 
     /// One try: the server's authority, its configuration, the kubelet's certificates.
     async fn join(&self) -> Result<Client, Failure> {
-        let token =
-            Token::parse(&self.token).ok_or_else(|| Failure::token("invalid token format"))?;
+        if self.token.is_empty() {
+            return Err(self.invalid("token must not be empty"));
+        }
+        let token = Token::parse(&self.token, self.options.profile)
+            .ok_or_else(|| self.invalid("invalid token format"))?;
         let url = format!("https://{}", self.balancer);
         let limit = self.clock.scaled(20.0).max(Duration::from_secs(1));
         let unchecked = Client::new(&self.balancer, Trust::Anyone, None)
@@ -271,24 +302,28 @@ impl Agent {
             )));
         }
         let cacerts = answer.text();
-        match &token {
-            Token::Secure { ca_hash, .. } => {
+        match token.ca_hash() {
+            Some(ca_hash) => {
                 let found = token::hash(cacerts.as_bytes());
-                if *ca_hash != found {
-                    return Err(Failure::token(format!(
+                if ca_hash != found {
+                    return Err(self.invalid(format!(
                         "token CA hash does not match the Cluster CA certificate hash: {ca_hash} != {found}"
                     )));
                 }
             }
-            Token::Short(_) => self.log.warning(
+            None => self.log.warning(
                 "Cluster CA certificate is not trusted by the host CA bundle, but the token does not include a CA \
                  hash. Use the full token from the server's node-token file to enable Cluster CA validation.",
             ),
         }
-        let server = Client::new(&self.balancer, Trust::Authority(&cacerts), None)
+        // A member shows its kubelet's certificate in newer releases, whatever has become of the token.
+        let member = Some(())
+            .filter(|()| self.options.profile == Profile::Documented)
+            .and_then(|()| disk::client(&self.paths));
+        let server = Client::new(&self.balancer, Trust::Authority(&cacerts), member.as_ref())
             .map_err(Failure::configure)?
             .with_limit(limit);
-        let credentials = basic("node", token.secret());
+        let credentials = credentials(&token);
         self.fetch(&server, "config", &[("Authorization", &credentials)])
             .await?;
         let password = disk::node_password(&self.paths).map_err(|error| file(&error))?;
@@ -298,7 +333,18 @@ impl Agent {
             ("k3s-Node-Password", &password),
             ("k3s-Node-IP", &self.node.address),
         ];
-        let serving = identity(&self.fetch(&server, "serving-kubelet.crt", &headers).await?);
+        let (server, serving) = match self.fetch(&server, "serving-kubelet.crt", &headers).await {
+            // The Node is gone: only the token helps now.
+            Err(_) if member.is_some() => {
+                let server = Client::new(&self.balancer, Trust::Authority(&cacerts), None)
+                    .map_err(Failure::configure)?
+                    .with_limit(limit);
+                let serving = self.fetch(&server, "serving-kubelet.crt", &headers).await?;
+                (server, serving)
+            }
+            fetched => (server, fetched?),
+        };
+        let serving = identity(&serving);
         let client = identity(&self.fetch(&server, "client-kubelet.crt", &headers).await?);
         let client_ca = self.fetch(&server, "client-ca.crt", &headers).await?;
         disk::certificates(&self.paths, &client_ca, &cacerts, &client, &serving)
@@ -306,6 +352,17 @@ impl Agent {
         disk::settings(&self.paths, &url).map_err(|error| file(&error))?;
         Client::new(&self.balancer, Trust::Authority(&cacerts), Some(&client))
             .map_err(Failure::configure)
+    }
+
+    // Newer releases say whose connection they could not validate.
+    fn invalid(&self, message: impl fmt::Display) -> Failure {
+        Failure::token(match self.options.profile {
+            Profile::Recorded => message.to_string(),
+            Profile::Documented => format!(
+                "Failed to validate connection to cluster at https://{}: {message}",
+                self.server
+            ),
+        })
     }
 
     async fn fetch(
@@ -334,7 +391,7 @@ impl Agent {
     }
 
     /// Makes the Node or takes it over, and reports as the recorded kubelet does.
-    async fn report(&self, kubelet: &Client) {
+    async fn report(&self, kubelet: &Client, host: Option<&Arc<Host>>) {
         let created = self.node.created(&self.root).to_string();
         let made = self
             .send(kubelet, Method::POST, "/api/v1/nodes", created)
@@ -348,13 +405,17 @@ impl Agent {
         self.change(kubelet, |object| self.node.annotated(object))
             .await;
         self.clock.wait(1.0).await;
-        let object = self
-            .change(kubelet, |object| self.node.network_up(object))
+        let path = format!("/api/v1/nodes/{}", self.node.name);
+        let own = kubelet.get(&path).await.map(|answer| answer.json());
+        let subnet = own.unwrap_or_default()["spec"]["podCIDR"].clone();
+        let mac = self
+            .network(host, subnet.as_str().unwrap_or("10.42.0.0/24"))
             .await;
-        if let Some(subnet) = object["spec"]["podCIDR"].as_str()
-            && let Err(error) = disk::subnet(&self.paths, subnet)
-        {
-            self.log.error(error.to_string());
+        self.change(kubelet, |object| self.node.network_up(object, &mac))
+            .await;
+        let _peers = host.map(|host| self.follow_peers(host, kubelet));
+        if self.options.profile == Profile::Documented {
+            self.notify();
         }
         self.clock.wait(8.0).await;
         if !self.options.faults.node_never_ready {
@@ -363,7 +424,6 @@ impl Agent {
         // From here on a Node that is lost and found reports itself again; one that is deleted does not come back.
         loop {
             self.clock.wait(10.0).await;
-            let path = format!("/api/v1/nodes/{}", self.node.name);
             match kubelet.get(&path).await {
                 Ok(answer) if node::ready_status(&answer.json()) == "Unknown" => {
                     self.change(kubelet, node::ready).await;
@@ -376,6 +436,22 @@ impl Agent {
                 Ok(_) | Err(_) => {}
             }
         }
+    }
+
+    async fn pods(&self, client: &Client, host: Option<Arc<Host>>) {
+        let kubelet = Kubelet {
+            root: self.root.clone(),
+            client: client.clone(),
+            node: self.node.name.clone(),
+            address: self.node.address.clone(),
+            clock: self.clock,
+            log: self.log.clone(),
+            addresses: Addresses::default(),
+            host,
+        };
+        // With its network, as the recorded one.
+        self.clock.wait(2.5).await;
+        Arc::new(kubelet).run().await;
     }
 
     async fn heartbeats(&self, kubelet: &Client) {
@@ -442,6 +518,13 @@ impl Agent {
     }
 }
 
+fn credentials(token: &Token) -> String {
+    match token {
+        Token::Secure { secret, .. } | Token::Short(secret) => basic("node", secret),
+        Token::Bootstrap { token, .. } => format!("Bearer {token}"),
+    }
+}
+
 // Certificates and their key come as one text.
 fn identity(text: &str) -> Identity {
     let key = text.find("-----BEGIN PRIVATE KEY").unwrap_or(text.len());
@@ -464,24 +547,5 @@ fn reason(error: &ClientError) -> String {
             "EOF".to_owned()
         }
         ClientError::Prepare(text) => text.clone(),
-    }
-}
-
-/// Passes connections on to the server. One that can't be is closed, as the recorded balancer does.
-async fn balance(listener: TcpListener, server: String) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => if let Ok((mut near, _)) = accepted {
-                let server = server.clone();
-                connections.spawn(async move {
-                    if let Ok(mut far) = TcpStream::connect(&server).await {
-                        // Either side may close as it likes.
-                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-                    }
-                });
-            },
-            Some(_) = connections.join_next() => {}
-        }
     }
 }

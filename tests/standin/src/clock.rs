@@ -31,6 +31,11 @@ impl Clock {
         Duration::from_secs_f64((seconds * self.scale).max(0.0))
     }
 
+    /// How long ago the start was, not scaled.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     /// Waits until the moment that was `seconds` after the start in the recording.
     pub async fn at(&self, seconds: f64) {
         tokio::time::sleep_until((self.start + self.scaled(seconds)).into()).await;

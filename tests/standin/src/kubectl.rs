@@ -1,8 +1,9 @@
-//! `k3s kubectl`: the little that people type on a node, `get nodes`, printed as recorded.
+//! `k3s kubectl`: the little that people and tests type on a node: nodes, printed as recorded, and raw requests.
 
 use std::path::Path;
 
 use base64::Engine as _;
+use http::Method;
 use serde_json::Value;
 
 use crate::client::{Client, ClientError, Trust};
@@ -28,16 +29,25 @@ impl Output {
             code: 1,
         }
     }
+
+    /// A fatal line in k3s's own form.
+    pub(crate) fn fatal(message: &str) -> Self {
+        Self::failed(crate::log::line(crate::log::Level::Fatal, message))
+    }
 }
 
 /// Runs `kubectl` with `arguments` and the kubeconfig at `path`.
 pub async fn run(path: &Path, arguments: &[String]) -> Output {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let Some(request) = Raw::parse(&words) {
+        return request.send(path).await;
+    }
     let (["get", "nodes" | "node" | "no", options @ ..] | ["get", options @ .., "nodes"]) =
         words.as_slice()
     else {
         return Output::failed(
-            "error: the stand-in's kubectl knows `get nodes [-o wide]` and nothing else",
+            "error: the stand-in's kubectl knows `get nodes [-o wide]`, `delete node NAME`, and `get`, `create -f FILE` \
+             and `delete` with `--raw PATH`",
         );
     };
     let wide = options.join(" ").replace('=', " ").contains("-o wide");
@@ -62,6 +72,63 @@ pub async fn run(path: &Path, arguments: &[String]) -> Output {
         },
         Err(ClientError::Connect { .. }) => refused(&address),
         Err(error) => Output::failed(format!("Unable to connect to the server: {error}")),
+    }
+}
+
+/// A request that is answered as it comes, or a deletion of a Node.
+struct Raw<'a> {
+    method: Method,
+    path: String,
+    file: Option<&'a str>,
+    done: Option<String>,
+}
+
+impl<'a> Raw<'a> {
+    fn parse(words: &[&'a str]) -> Option<Self> {
+        let raw = |method, path: &&str, file| Self {
+            method,
+            path: (*path).to_owned(),
+            file,
+            done: None,
+        };
+        match words {
+            ["get", "--raw", path] => Some(raw(Method::GET, path, None)),
+            ["delete", "--raw", path] => Some(raw(Method::DELETE, path, None)),
+            ["create", "--raw", path, "-f", file] => Some(raw(Method::POST, path, Some(*file))),
+            ["delete", "node" | "nodes" | "no", name] => Some(Self {
+                method: Method::DELETE,
+                path: format!("/api/v1/nodes/{name}"),
+                file: None,
+                done: Some(format!("node \"{name}\" deleted\n")),
+            }),
+            _ => None,
+        }
+    }
+
+    async fn send(self, path: &Path) -> Output {
+        let Some((address, client)) = kubeconfig(path) else {
+            return refused("localhost:8080");
+        };
+        let body = match self.file.map(std::fs::read).transpose() {
+            Ok(body) => body.unwrap_or_default(),
+            Err(error) => return Output::failed(format!("error: {error}")),
+        };
+        let headers = [("Content-Type", "application/json")];
+        match client.send(self.method, &self.path, &headers, body).await {
+            Ok(answer) if answer.status.is_success() => Output {
+                stdout: self.done.unwrap_or_else(|| answer.text()),
+                stderr: String::new(),
+                code: 0,
+            },
+            Ok(answer) => {
+                let status = answer.json();
+                let reason = status["reason"].as_str().unwrap_or("InternalError");
+                let message = status["message"].as_str().unwrap_or_default();
+                Output::failed(format!("Error from server ({reason}): {message}"))
+            }
+            Err(ClientError::Connect { .. }) => refused(&address),
+            Err(error) => Output::failed(format!("Unable to connect to the server: {error}")),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
-//! The kubelet's health port on loopback, which answers `ok` once the kubelet runs. Server and agent open it.
+//! The kubelet: its health port on loopback, which answers `ok` once it runs, its own port, and its pods. Server and agent run it.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -8,13 +9,22 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
+use crate::files::Paths;
 use crate::log::Log;
+
+pub(crate) mod pods;
 
 /// The real kubelet's port.
 pub const HEALTH_PORT: u16 = 10248;
+
+/// The port of its own API.
+const API_PORT: u16 = 10250;
 
 /// Serves `/healthz` until dropped; without a port, waits for ever. A port that is taken is logged.
 pub(crate) async fn serve(port: Option<u16>, log: &Log) {
@@ -44,6 +54,67 @@ pub(crate) async fn serve(port: Option<u16>, log: &Log) {
             Some(_) = connections.join_next() => {}
         }
     }
+}
+
+/// Serves the kubelet's own API on all addresses until dropped, where nobody is let in; waits for ever if not wanted.
+pub(crate) async fn serve_api(wanted: bool, paths: &Paths, log: &Log) {
+    let acceptor = match wanted.then(|| acceptor(paths)) {
+        None => return std::future::pending().await,
+        Some(Ok(acceptor)) => acceptor,
+        Some(Err(message)) => {
+            log.error(format!("kubelet: {message}"));
+            return std::future::pending().await;
+        }
+    };
+    let listener = match TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, API_PORT)).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            log.error(format!("listen tcp 0.0.0.0:{API_PORT}: {error}"));
+            return std::future::pending().await;
+        }
+    };
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => if let Ok((stream, _)) = accepted {
+                let acceptor = acceptor.clone();
+                connections.spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    // As above.
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service_fn(refuse))
+                        .await;
+                });
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+fn acceptor(paths: &Paths) -> Result<TlsAcceptor, String> {
+    let read = |name: &str| std::fs::read(paths.agent(name)).map_err(|error| error.to_string());
+    let certificate = read("serving-kubelet.crt")?;
+    let chain = CertificateDer::pem_slice_iter(&certificate)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| error.to_string())?;
+    let key = PrivateKeyDer::from_pem_slice(&read("serving-kubelet.key")?)
+        .map_err(|error| error.to_string())?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| error.to_string())?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+async fn refuse(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut response = Response::new(Full::new(Bytes::from_static(b"Unauthorized")));
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    std::future::ready(Ok(response)).await
 }
 
 async fn respond(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

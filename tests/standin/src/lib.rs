@@ -6,10 +6,12 @@
 //! page does, with faults on demand.
 
 pub mod agent;
+pub mod bootstrap;
 pub mod client;
 pub mod clock;
 pub mod config;
 pub mod files;
+pub mod host;
 pub mod kubectl;
 pub mod kubelet;
 pub mod log;

@@ -98,7 +98,7 @@ impl Log {
     }
 }
 
-fn line(level: Level, message: &str) -> String {
+pub(crate) fn line(level: Level, message: &str) -> String {
     let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.9fZ");
     let message = message
         .replace('\\', "\\\\")

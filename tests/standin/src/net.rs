@@ -22,11 +22,49 @@ pub fn own_address() -> IpAddr {
     routed().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
+/// A server's address with its name, if it is one, looked up.
+pub(crate) fn resolved(server: &str) -> String {
+    use std::net::ToSocketAddrs as _;
+    let mut found = server.to_socket_addrs().into_iter().flatten();
+    found
+        .find(std::net::SocketAddr::is_ipv4)
+        .map_or_else(|| server.to_owned(), |address| address.to_string())
+}
+
+/// The first six bytes as a hardware address, locally administered.
+pub(crate) fn local_mac(bytes: &[u8]) -> String {
+    let text: Vec<String> = bytes
+        .iter()
+        .take(6)
+        .enumerate()
+        .map(|(index, byte)| {
+            let byte = if index == 0 {
+                byte & 0xfc | 0x02
+            } else {
+                *byte
+            };
+            format!("{byte:02x}")
+        })
+        .collect();
+    text.join(":")
+}
+
 /// Kubernetes' word for this processor.
 pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hardware_addresses_are_local_and_of_one_device() {
+        assert_eq!(local_mac(&[0xff; 8]), "fe:ff:ff:ff:ff:ff");
+        assert_eq!(local_mac(&[0; 6]), "02:00:00:00:00:00");
     }
 }

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::clock::kubernetes_now;
-use crate::net::architecture;
+use crate::net::{architecture, local_mac};
 
 const NOT_READY: &str =
     "[PLEG is not healthy: pleg has yet to be successful, CSINode is not yet initialized]";
@@ -114,11 +115,11 @@ impl Node {
         annotations["k3s.io/node-env"] = "{}".into();
     }
 
-    /// flannel runs: the condition that is absent before.
-    pub fn network_up(&self, object: &mut Value) {
+    /// flannel runs, with a link of this hardware address: the condition that is absent before.
+    pub fn network_up(&self, object: &mut Value, mac: &str) {
         let annotations = &mut object["metadata"]["annotations"];
         annotations["flannel.alpha.coreos.com/backend-data"] =
-            "{\"VNI\":1,\"VtepMAC\":\"0e:c1:22:66:7c:0f\"}".into();
+            json!({"VNI": 1, "VtepMAC": mac}).to_string().into();
         annotations["flannel.alpha.coreos.com/backend-type"] = "vxlan".into();
         annotations["flannel.alpha.coreos.com/kube-subnet-manager"] = "true".into();
         annotations["flannel.alpha.coreos.com/public-ip"] = self.address.clone().into();
@@ -129,6 +130,11 @@ impl Node {
             "FlannelIsUp",
             "Flannel is running on this node",
         );
+    }
+
+    /// The hardware address of a VXLAN link that is only claimed.
+    pub fn claimed_mac(&self) -> String {
+        local_mac(&Sha256::digest(self.name.as_bytes()))
     }
 
     fn info(&self, root: &Path) -> Value {

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::clock::{Clock, DEFAULT_SCALE};
 use crate::config::{Command, Config, ConfigError};
 use crate::files::{FileError, Paths};
+use crate::host::{Host, HostError};
 use crate::log::Log;
 use crate::net;
 use crate::node::Node;
@@ -29,16 +30,24 @@ mod accounts;
 mod answer;
 mod api;
 mod auth;
+mod budgets;
+mod controllers;
 mod disk;
+mod fields;
 mod health;
 mod listener;
 mod manifests;
 mod patch;
+mod pods;
+mod query;
 mod resources;
+mod scheduler;
 mod store;
 mod supervisor;
 mod timeline;
+mod volumes;
 mod watch;
+mod write;
 
 type Callback = Arc<dyn Fn() + Send + Sync>;
 
@@ -53,6 +62,9 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     /// Where the kubelet's health is served on loopback; tests in one process leave it out.
     pub kubelet_port: Option<u16>,
+    /// Whether to work on the node itself: links, firewall, mounts, processes. Only for the program on a machine of
+    /// its own.
+    pub kernel: bool,
     /// The version to claim.
     pub version: String,
     /// Which k3s to behave like.
@@ -89,6 +101,7 @@ impl Options {
             node_name: None,
             listen: None,
             kubelet_port: None,
+            kernel: false,
             version: DEFAULT_VERSION.to_owned(),
             profile: Profile::Recorded,
             scale: DEFAULT_SCALE,
@@ -109,6 +122,9 @@ pub enum StartError {
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The node itself could not be worked on.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// The certificates could not be made or read.
     #[error(transparent)]
     Pki(#[from] PkiError),
@@ -230,6 +246,7 @@ struct Shared {
     faults: Faults,
     notify: Callback,
     kubelet_port: Option<u16>,
+    host: Option<Arc<Host>>,
     listen: Option<SocketAddr>,
     root: PathBuf,
     node: Node,
@@ -262,7 +279,7 @@ impl Shared {
         disk::skeleton(&paths)?;
         let server_ca = Authority::open(&paths.server("tls"), "server-ca")?;
         let client_ca = Authority::open(&paths.server("tls"), "client-ca")?;
-        let (server_secret, node_secret) = secrets(&config, &paths, &options.root);
+        let (server_secret, node_secret) = secrets(&config, &paths, &options.root, options.profile);
         let address = config
             .split("node-ip")
             .first()
@@ -281,10 +298,16 @@ impl Shared {
             labels: config.split("node-label"),
             arguments: config.node_arguments("server"),
         };
+        let link = config.get("flannel-iface");
+        let host = options
+            .kernel
+            .then(|| Host::open(&paths, &options.log, &node.address, link))
+            .transpose()?;
         Ok(Self {
+            host,
             verifier: verifier(&client_ca)?,
             store: Store::open(&paths.server("db/state.db"))?,
-            resources: Resources::recorded(),
+            resources: Resources::of(options.profile),
             phase: AtomicU8::new(Phase::Starting as u8),
             port: AtomicU16::new(0),
             leases: timeline::Leases::default(),
@@ -399,9 +422,17 @@ impl Shared {
 }
 
 // Secrets of the users `server` and `node`: configured ones win over those of an earlier run.
-fn secrets(config: &Config, paths: &Paths, root: &std::path::Path) -> (String, String) {
-    let secret_of =
-        |text: String| Token::parse(&text).map_or(text.clone(), |token| token.secret().to_owned());
+fn secrets(
+    config: &Config,
+    paths: &Paths,
+    root: &std::path::Path,
+    profile: Profile,
+) -> (String, String) {
+    let secret_of = |text: String| {
+        Token::parse(&text, profile)
+            .and_then(|token| token.secret().map(str::to_owned))
+            .unwrap_or(text)
+    };
     let server = config
         .secret("token", root)
         .or_else(|| std::fs::read_to_string(paths.server("token")).ok())

@@ -26,12 +26,12 @@ fn standin() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_k3s-standin"))
 }
 
-fn installed(root: &Path, version: &str) -> PathBuf {
+fn installed(root: &Path, version: &str, profile: Profile) -> PathBuf {
     let path = root.join("k3s");
     let mut bytes = std::fs::read(standin()).unwrap();
     let trailer = Trailer {
         version: version.into(),
-        profile: Profile::Recorded,
+        profile,
         ..Trailer::default()
     };
     bytes.extend(trailer.to_bytes());
@@ -47,7 +47,7 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn it_claims_the_version_of_its_trailer_and_says_what_it_is() {
     let root = tempfile::tempdir().unwrap();
-    let program = installed(root.path(), "v1.34.8+k3s1");
+    let program = installed(root.path(), "v1.34.8+k3s1", Profile::Recorded);
     let output = run(&program, &["--version"], root.path());
     assert!(output.status.success());
     assert_eq!(
@@ -64,6 +64,13 @@ fn exit_codes_and_texts_of_other_commands() {
     let unknown = run(&standin(), &["nonsense"], root.path());
     assert_eq!(unknown.status.code(), Some(3));
     assert_eq!(text(&unknown.stderr), "No help topic for 'nonsense'\n");
+    let token = run(&standin(), &["token", "create"], root.path());
+    assert_eq!(token.status.code(), Some(3));
+    assert_eq!(text(&token.stderr), "No help topic for 'token'\n");
+    let newer = installed(root.path(), "v1.34.8+k3s1", Profile::Documented);
+    let token = run(&newer, &["token", "create"], root.path());
+    assert_eq!(token.status.code(), Some(1));
+    assert!(text(&token.stderr).contains("level=fatal"));
     let kubectl = root.path().join("kubectl");
     symlink(standin(), &kubectl).unwrap();
     let nodes = run(&kubectl, &["get", "nodes"], root.path());

@@ -4,6 +4,16 @@ use crate::files::{self, FileError, Paths};
 use crate::pki::Identity;
 use crate::token;
 
+/// The directory that the real program unpacks itself into.
+pub(crate) const UNPACKED: &str =
+    "a32c1e7dd73454fbb2d1a8c5635cdb5bd83a7100fdfe740cc6c88ae8836314cc";
+
+/// Makes that directory.
+pub(crate) fn unpack(paths: &Paths) -> Result<(), FileError> {
+    files::directory(&paths.unpacked(UNPACKED).join("bin"), 0o755)?;
+    files::link(&paths.unpacked("current"), &paths.unpacked(UNPACKED))
+}
+
 /// The node's password: the one that is there, or a new one.
 pub(crate) fn node_password(paths: &Paths) -> Result<String, FileError> {
     let path = paths.node_password();
@@ -32,6 +42,14 @@ pub(crate) fn certificates(
         files::write(&paths.agent(name), 0o600, text)?;
     }
     Ok(())
+}
+
+/// The kubelet's client certificate of an earlier join.
+pub(crate) fn client(paths: &Paths) -> Option<Identity> {
+    Some(Identity {
+        certificate: files::read(&paths.agent("client-kubelet.crt")).ok()?,
+        key: files::read(&paths.agent("client-kubelet.key")).ok()?,
+    })
 }
 
 /// What the kubelet, containerd and flannel are configured with, and the directories that they use.

@@ -6,20 +6,33 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use canasta_standin::agent::{self, Agent};
+use canasta_standin::host::shim;
 use canasta_standin::kubelet::HEALTH_PORT;
 use canasta_standin::log::Log;
 use canasta_standin::server::{self, Server, StartError};
-use canasta_standin::trailer::Trailer;
-use canasta_standin::{clock, kubectl};
+use canasta_standin::trailer::{Profile, Trailer};
+use canasta_standin::{bootstrap, clock, kubectl};
 use tokio::signal::unix::{SignalKind, signal};
 
 const HELP: &str = "NAME:\n   k3s - a stand-in for k3s, for tests\n\nUSAGE:\n   k3s [global options] command \
     [command options] [arguments...]\n\nCOMMANDS:\n   server         Run management server\n   agent          Run node \
-    agent\n   kubectl        Run kubectl (get nodes alone)\n   help, h        Shows a list of commands or help for \
+    agent\n   kubectl        Run kubectl (nodes and raw requests)\n   help, h        Shows a list of commands or help for \
     one command\n";
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    if let Some(code) = shim::role() {
+        return code;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(command()),
+        Err(error) => fatal(&error.to_string()),
+    }
+}
+
+async fn command() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().collect();
     let called = Path::new(arguments.first().map_or("k3s", String::as_str))
         .file_name()
@@ -38,16 +51,9 @@ async fn main() -> ExitCode {
             Ok(trailer) => join(trailer, rest).await,
             Err(error) => fatal(&error.to_string()),
         },
-        "kubectl" => {
-            let configured = std::env::var("KUBECONFIG")
-                .ok()
-                .filter(|path| !path.is_empty());
-            let path =
-                configured.map_or_else(|| root().join("etc/rancher/k3s/k3s.yaml"), PathBuf::from);
-            let output = kubectl::run(&path, &rest).await;
-            print(&output.stdout);
-            complain(&output.stderr);
-            ExitCode::from(output.code)
+        "kubectl" => show(&kubectl::run(&kubeconfig(), &rest).await),
+        "token" if own_trailer().is_ok_and(|own| own.profile == Profile::Documented) => {
+            show(&bootstrap::command::run(&kubeconfig(), &rest).await)
         }
         "--version" | "-v" => {
             let version = own_trailer().unwrap_or_default().version;
@@ -78,6 +84,24 @@ fn root() -> PathBuf {
     std::env::var_os("STANDIN_ROOT").map_or_else(|| PathBuf::from("/"), PathBuf::from)
 }
 
+// Below a directory of a test's own the machine is left alone.
+fn works_on_the_node() -> bool {
+    std::env::var_os("STANDIN_ROOT").is_none()
+}
+
+fn kubeconfig() -> PathBuf {
+    let configured = std::env::var("KUBECONFIG")
+        .ok()
+        .filter(|path| !path.is_empty());
+    configured.map_or_else(|| root().join("etc/rancher/k3s/k3s.yaml"), PathBuf::from)
+}
+
+fn show(output: &kubectl::Output) -> ExitCode {
+    print(&output.stdout);
+    complain(&output.stderr);
+    ExitCode::from(output.code)
+}
+
 fn own_trailer() -> std::io::Result<Trailer> {
     Trailer::read(&std::env::current_exe()?)?.overridden(&root())
 }
@@ -85,6 +109,7 @@ fn own_trailer() -> std::io::Result<Trailer> {
 async fn serve(trailer: Trailer, arguments: Vec<String>) -> ExitCode {
     let mut options = server::Options::new(root());
     options.kubelet_port = Some(HEALTH_PORT);
+    options.kernel = works_on_the_node();
     options.version = trailer.version;
     options.profile = trailer.profile;
     options.scale = trailer.scale.unwrap_or(clock::DEFAULT_SCALE);
@@ -123,6 +148,7 @@ async fn join(trailer: Trailer, arguments: Vec<String>) -> ExitCode {
     let mut options = agent::Options::new(root());
     options.balancer_port = 6444;
     options.kubelet_port = Some(HEALTH_PORT);
+    options.kernel = works_on_the_node();
     options.version = trailer.version;
     options.profile = trailer.profile;
     options.scale = trailer.scale.unwrap_or(clock::DEFAULT_SCALE);

@@ -285,6 +285,121 @@ impl Status {
         )
     }
 
+    /// The eviction was granted.
+    pub(crate) fn evicted() -> Self {
+        Self {
+            status: "Success",
+            ..Self::failure(StatusCode::CREATED, "", "", None)
+        }
+    }
+
+    /// A binding was made.
+    pub(crate) fn created() -> Self {
+        Self::evicted()
+    }
+
+    pub(crate) fn disruption(budget: &str, desired: i64, healthy: i64) -> Self {
+        let details = Details {
+            causes: vec![Cause {
+                reason: "DisruptionBudget",
+                message: format!(
+                    "The disruption budget {budget} needs {desired} healthy pods and has {healthy} currently"
+                ),
+                field: String::new(),
+            }],
+            ..Details::default()
+        };
+        Self::failure(
+            StatusCode::TOO_MANY_REQUESTS,
+            "TooManyRequests",
+            "Cannot evict pod as it would violate the pod's disruption budget.",
+            Some(details),
+        )
+    }
+
+    pub(crate) fn two_budgets() -> Self {
+        Self::failure(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "InternalError",
+            "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+            None,
+        )
+    }
+
+    pub(crate) fn no_account(pod: &str, namespace: &str, account: &str) -> Self {
+        let details = Details {
+            name: pod.to_owned(),
+            kind: "pods".into(),
+            ..Details::default()
+        };
+        let message = format!(
+            "pods \"{pod}\" is forbidden: error looking up service account {namespace}/{account}: serviceaccount \
+             \"{account}\" not found"
+        );
+        Self::failure(StatusCode::FORBIDDEN, "Forbidden", message, Some(details))
+    }
+
+    /// A JSON patch that does not apply.
+    pub(crate) fn rejected() -> Self {
+        Self::failure(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Invalid",
+            "the server rejected our request due to an error in our request",
+            Some(Details::default()),
+        )
+    }
+
+    pub(crate) fn no_field_manager() -> Self {
+        let what = "Required value: is required for apply patch";
+        let details = Details {
+            group: "meta.k8s.io".into(),
+            kind: "PatchOptions".into(),
+            causes: vec![Cause {
+                reason: "FieldValueRequired",
+                message: what.into(),
+                field: "fieldManager".into(),
+            }],
+            ..Details::default()
+        };
+        let message = format!("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: {what}");
+        Self::failure(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Invalid",
+            message,
+            Some(details),
+        )
+    }
+
+    /// Fields that others own: each with its manager, in the order of the message.
+    pub(crate) fn apply_conflict(conflicts: &[(String, String)]) -> Self {
+        let plural = if conflicts.len() == 1 { "" } else { "s" };
+        let list: Vec<String> = conflicts
+            .iter()
+            .map(|(manager, field)| format!("conflict with \"{manager}\": {field}"))
+            .collect();
+        let message = if let [one] = list.as_slice() {
+            format!("Apply failed with 1 conflict: {one}")
+        } else {
+            format!(
+                "Apply failed with {} conflict{plural}: {}",
+                list.len(),
+                list.join("\n- ")
+            )
+        };
+        let details = Details {
+            causes: conflicts
+                .iter()
+                .map(|(manager, field)| Cause {
+                    reason: "FieldManagerConflict",
+                    message: format!("conflict with \"{manager}\""),
+                    field: field.clone(),
+                })
+                .collect(),
+            ..Details::default()
+        };
+        Self::failure(StatusCode::CONFLICT, "Conflict", message, Some(details))
+    }
+
     pub(crate) fn no_initial_events() -> Self {
         let causes = [
             "Forbidden: resourceVersionMatch is forbidden for watch",

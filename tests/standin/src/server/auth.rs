@@ -28,8 +28,10 @@ impl User {
         let reads = matches!(verb, "get" | "list" | "watch");
         self.is_master()
             || self.groups.iter().any(|group| group == "system:nodes")
-                && (matches!(resource.plural.as_str(), "nodes" | "leases" | "events")
-                    || reads && resource.plural != "secrets")
+                && (matches!(
+                    resource.plural.as_str(),
+                    "nodes" | "leases" | "events" | "pods"
+                ) || reads && resource.plural != "secrets")
     }
 
     /// Whether the user may read a path that is no resource: open to all who are known, health apart from details.
@@ -37,6 +39,13 @@ impl User {
         self.is_master()
             || path.starts_with("/api")
             || matches!(path, "/version" | "/healthz" | "/livez" | "/readyz")
+    }
+
+    /// The node that a kubelet's certificate names.
+    pub(crate) fn node_name(&self) -> Option<&str> {
+        self.name
+            .strip_prefix("system:node:")
+            .filter(|_| self.groups.iter().any(|group| group == "system:nodes"))
     }
 
     fn is_master(&self) -> bool {
@@ -63,14 +72,10 @@ pub(crate) fn user(
     store: &Store,
     secrets: &Resource,
 ) -> Option<User> {
-    if let Some((leaf, chain)) = certificates.split_first()
-        && verifier
-            .verify_client_cert(leaf, chain, UnixTime::now())
-            .is_ok()
-    {
-        return User::from_certificate(leaf);
+    if let Some(user) = certified(verifier, certificates) {
+        return Some(user);
     }
-    let token = authorization(headers, "Bearer ")?;
+    let token = bearer(headers)?;
     let encoded = base64::engine::general_purpose::STANDARD.encode(token);
     let secret = store.list(secrets, "").objects.into_iter().find(|secret| {
         secret["type"] == "kubernetes.io/service-account-token"
@@ -83,6 +88,23 @@ pub(crate) fn user(
         name: format!("system:serviceaccount:{namespace}:{account}"),
         groups: vec!["system:serviceaccounts".to_owned()],
     })
+}
+
+/// The user of a client certificate that the cluster signed.
+pub(crate) fn certified(
+    verifier: &dyn ClientCertVerifier,
+    certificates: &[CertificateDer<'_>],
+) -> Option<User> {
+    let (leaf, chain) = certificates.split_first()?;
+    verifier
+        .verify_client_cert(leaf, chain, UnixTime::now())
+        .ok()?;
+    User::from_certificate(leaf)
+}
+
+/// The token of bearer authentication.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    authorization(headers, "Bearer ")
 }
 
 /// The user and password of basic authentication.

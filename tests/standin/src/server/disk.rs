@@ -9,9 +9,6 @@ use crate::pki::Identity;
 use crate::token;
 use crate::trailer::Profile;
 
-/// The directory that the real program unpacks itself into.
-const UNPACKED: &str = "a32c1e7dd73454fbb2d1a8c5635cdb5bd83a7100fdfe740cc6c88ae8836314cc";
-
 /// The directories that are there before anything else.
 pub(super) fn skeleton(paths: &Paths) -> Result<(), FileError> {
     files::directory(&paths.root("etc/rancher/k3s"), 0o755)?;
@@ -24,8 +21,7 @@ pub(super) fn skeleton(paths: &Paths) -> Result<(), FileError> {
     ] {
         files::directory(&paths.server(name), mode)?;
     }
-    files::directory(&paths.unpacked(UNPACKED).join("bin"), 0o755)?;
-    files::link(&paths.unpacked("current"), &paths.unpacked(UNPACKED))
+    agent::disk::unpack(paths)
 }
 
 /// All that appears at the instant the supervisor answers.

@@ -108,7 +108,7 @@ async fn respond(
             "starting\n",
         );
     }
-    if let Some(response) = supervisor::respond(shared, &request) {
+    if let Some(response) = supervisor::respond(shared, certificates, &request) {
         return response;
     }
     let Some(secrets) = shared.resources.find("", "v1", "secrets") else {

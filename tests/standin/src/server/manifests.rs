@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use super::Shared;
 use super::store::Key;
+use super::{Shared, patch, write};
 
 /// The text of each manifest when it was last applied.
 pub(super) type Applied = HashMap<PathBuf, String>;
@@ -65,10 +65,18 @@ fn store(shared: &Shared, mut object: Value) {
         fields.remove("kind");
         fields.remove("apiVersion");
     }
-    if !name.is_empty() {
-        shared
+    if name.is_empty() {
+        return;
+    }
+    let key = Key::new(resource, &namespace, &name);
+    if shared.store.get(&key).is_some() {
+        // Deleted at this moment, it comes back when its manifest changes.
+        let _ = shared
             .store
-            .put(Key::new(resource, &namespace, &name), object);
+            .update(&key, None, |old| patch::strategic(old, &object));
+    } else {
+        write::complete(shared, resource, &name, &mut object);
+        shared.store.put(key, object);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Merge patch and strategic merge patch, as far as this project's clients use them.
+//! Merge patch, strategic merge patch and JSON patch, as far as this project's clients use them.
 
 use serde_json::Value;
 
@@ -61,6 +61,71 @@ pub(crate) fn strategic(target: &mut Value, patch: &Value) {
     }
 }
 
+/// Applies a JSON patch (RFC 6902); `None` if a step does not apply.
+pub(crate) fn json_patch(target: &mut Value, patch: &Value) -> Option<()> {
+    for step in patch.as_array()? {
+        let path = step["path"].as_str()?;
+        match step["op"].as_str()? {
+            "add" => add(target, path, step.get("value")?.clone())?,
+            "replace" => *target.pointer_mut(path)? = step.get("value")?.clone(),
+            "remove" => {
+                take(target, path)?;
+            }
+            "test" => {
+                if target.pointer(path) != step.get("value") {
+                    return None;
+                }
+            }
+            "copy" => {
+                let value = target.pointer(step["from"].as_str()?)?.clone();
+                add(target, path, value)?;
+            }
+            "move" => {
+                let value = take(target, step["from"].as_str()?)?;
+                add(target, path, value)?;
+            }
+            _ => return None,
+        }
+    }
+    Some(())
+}
+
+fn add(target: &mut Value, path: &str, value: Value) -> Option<()> {
+    let (parent, name) = split(path)?;
+    match target.pointer_mut(parent)? {
+        Value::Object(map) => {
+            map.insert(name, value);
+        }
+        Value::Array(items) if name == "-" => items.push(value),
+        Value::Array(items) => {
+            let index: usize = name.parse().ok()?;
+            if index > items.len() {
+                return None;
+            }
+            items.insert(index, value);
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+fn take(target: &mut Value, path: &str) -> Option<Value> {
+    let (parent, name) = split(path)?;
+    match target.pointer_mut(parent)? {
+        Value::Object(map) => map.remove(&name),
+        Value::Array(items) => {
+            let index: usize = name.parse().ok()?;
+            (index < items.len()).then(|| items.remove(index))
+        }
+        _ => None,
+    }
+}
+
+fn split(path: &str) -> Option<(&str, String)> {
+    let (parent, name) = path.rsplit_once('/')?;
+    Some((parent, name.replace("~1", "/").replace("~0", "~")))
+}
+
 fn merge_list(list: &mut Value, patches: &[Value], key: &str) {
     let Some(items) = list.as_array_mut() else {
         return;
@@ -92,8 +157,8 @@ fn without_directives(value: &Value) -> Value {
     value
 }
 
-// The lists that Kubernetes merges, and by which field; empty for lists of plain values.
-fn merge_key(list: &str) -> Option<&'static str> {
+/// The lists that Kubernetes merges, and by which field; empty for lists of plain values.
+pub(super) fn merge_key(list: &str) -> Option<&'static str> {
     match list {
         "conditions" | "addresses" => Some("type"),
         "containers" | "initContainers" | "env" | "volumes" | "imagePullSecrets" | "secrets" => {
@@ -135,6 +200,33 @@ mod tests {
             node,
             json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "x"}]}})
         );
+    }
+
+    #[test]
+    fn json_patches_apply_step_by_step() {
+        let mut node =
+            json!({"spec": {"taints": [{"key": "a"}]}, "metadata": {"labels": {"x/y": "1"}}});
+        let patch = json!([
+            {"op": "test", "path": "/metadata/labels/x~1y", "value": "1"},
+            {"op": "add", "path": "/spec/unschedulable", "value": true},
+            {"op": "add", "path": "/spec/taints/-", "value": {"key": "b"}},
+            {"op": "remove", "path": "/spec/taints/0"},
+            {"op": "replace", "path": "/metadata/labels/x~1y", "value": "2"},
+            {"op": "move", "from": "/metadata/labels/x~1y", "path": "/metadata/labels/z"},
+        ]);
+        assert!(json_patch(&mut node, &patch).is_some());
+        assert_eq!(
+            node,
+            json!({"spec": {"taints": [{"key": "b"}], "unschedulable": true}, "metadata": {"labels": {"z": "2"}}})
+        );
+        for bad in [
+            json!([{"op": "test", "path": "/spec/unschedulable", "value": false}]),
+            json!([{"op": "remove", "path": "/spec/none"}]),
+            json!([{"op": "add", "path": "/none/a", "value": 1}]),
+            json!({}),
+        ] {
+            assert!(json_patch(&mut node.clone(), &bad).is_none(), "{bad}");
+        }
     }
 
     #[test]

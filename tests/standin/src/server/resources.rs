@@ -1,9 +1,12 @@
-//! Which resources the API has: the recorded discovery documents, read once. The router and discovery use them.
+//! Which resources the API has: the recorded discovery documents, read once, and what newer releases have instead. The
+//! router and discovery use them.
 
 use serde_json::Value;
 
+use crate::trailer::Profile;
+
 /// The recorded documents: path and body.
-const DOCUMENTS: [(&str, &str); 10] = [
+const DOCUMENTS: [(&str, &str); 11] = [
     (
         "/api/v1",
         include_str!("../../../recordings/discovery/api-v1.json"),
@@ -37,6 +40,10 @@ const DOCUMENTS: [(&str, &str); 10] = [
         include_str!("../../../recordings/discovery/apis-policy-v1.json"),
     ),
     (
+        BETA_POLICY,
+        include_str!("../../../recordings/discovery/apis-policy-v1beta1.json"),
+    ),
+    (
         "/apis/rbac.authorization.k8s.io/v1",
         include_str!("../../../recordings/discovery/apis-rbac-v1.json"),
     ),
@@ -45,6 +52,9 @@ const DOCUMENTS: [(&str, &str); 10] = [
         include_str!("../../../recordings/discovery/apis-storage-v1.json"),
     ),
 ];
+
+// Gone since 1.25.
+const BETA_POLICY: &str = "/apis/policy/v1beta1";
 
 const GROUPS: &str = include_str!("../../../recordings/discovery/apis.json");
 
@@ -78,21 +88,29 @@ impl Resource {
     }
 }
 
-/// The table of resources.
+/// The table of resources, and the documents that announce them.
 #[derive(Debug)]
-pub(crate) struct Resources(Vec<Resource>);
+pub(crate) struct Resources {
+    table: Vec<Resource>,
+    documents: Vec<(&'static str, String)>,
+}
 
 impl Resources {
-    pub(crate) fn recorded() -> Self {
+    pub(crate) fn of(profile: Profile) -> Self {
+        let newer = profile == Profile::Documented;
         let mut table = Vec::new();
+        let mut documents = vec![("/apis", groups(newer))];
         for (path, body) in DOCUMENTS {
-            let document: Value = serde_json::from_str(body).unwrap_or_default();
+            if newer && path == BETA_POLICY {
+                continue;
+            }
+            let mut document: Value = serde_json::from_str(body).unwrap_or_default();
             let (group, version) = path
                 .trim_start_matches("/apis/")
                 .split_once('/')
                 .filter(|_| path.starts_with("/apis/"))
                 .unwrap_or(("", "v1"));
-            for entry in document["resources"].as_array().into_iter().flatten() {
+            for entry in document["resources"].as_array_mut().into_iter().flatten() {
                 let text = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
                 if !text("name").contains('/') {
                     table.push(Resource {
@@ -103,32 +121,51 @@ impl Resources {
                         namespaced: entry["namespaced"] == true,
                     });
                 }
+                if newer && entry["kind"] == "Eviction" {
+                    entry["version"] = "v1".into();
+                }
             }
+            let body = if newer {
+                document.to_string() + "\n"
+            } else {
+                body.to_owned()
+            };
+            documents.push((path, body));
         }
-        Self(table)
+        Self { table, documents }
     }
 
     pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Resource> {
-        self.0.iter().find(|entry| {
+        self.table.iter().find(|entry| {
             entry.group == group && entry.version == version && entry.plural == plural
         })
     }
 
     /// The resource of an object by its `apiVersion` and `kind`.
     pub(crate) fn by_kind(&self, api_version: &str, kind: &str) -> Option<&Resource> {
-        self.0
+        self.table
             .iter()
             .find(|entry| entry.api_version() == api_version && entry.kind == kind)
     }
+
+    /// The discovery document at a path, if there is one.
+    pub(crate) fn document(&self, path: &str) -> Option<&str> {
+        self.documents
+            .iter()
+            .find(|(at, _)| *at == path)
+            .map(|(_, body)| body.as_str())
+    }
 }
 
-/// The discovery document at a path, if there is one.
-pub(crate) fn document(path: &str) -> Option<&'static str> {
-    if path == "/apis" {
-        return Some(GROUPS);
+fn groups(newer: bool) -> String {
+    if !newer {
+        return GROUPS.to_owned();
     }
-    DOCUMENTS
-        .iter()
-        .find(|(at, _)| *at == path)
-        .map(|(_, body)| *body)
+    let mut document: Value = serde_json::from_str(GROUPS).unwrap_or_default();
+    for group in document["groups"].as_array_mut().into_iter().flatten() {
+        if let Some(versions) = group["versions"].as_array_mut() {
+            versions.retain(|version| version["groupVersion"] != "policy/v1beta1");
+        }
+    }
+    document.to_string() + "\n"
 }

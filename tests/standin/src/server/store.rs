@@ -140,6 +140,11 @@ impl Store {
         self.changed.notified().await;
     }
 
+    /// Every change from now on, for controllers.
+    pub(crate) fn changes(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
     /// The whole store as the copy on disk holds it.
     pub(crate) fn serialize(&self) -> Vec<u8> {
         let inner = self.lock();
@@ -226,13 +231,23 @@ impl Store {
             "name",
             "namespace",
             "resourceVersion",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
         ] {
             if let Some(value) = old["metadata"].get(field) {
                 new["metadata"][field] = value.clone();
             }
         }
+        if let Some(generation) = old["metadata"]["generation"].as_u64() {
+            let changed = u64::from(new["spec"] != old["spec"]);
+            new["metadata"]["generation"] = (generation + changed).into();
+        }
         if new == *old {
             return Ok(new);
+        }
+        if is_done(&new) {
+            inner.objects.remove(key);
+            return Ok(self.commit(&mut inner, key.clone(), new, Change::Deleted));
         }
         Ok(self.commit(&mut inner, key.clone(), new, Change::Modified))
     }
@@ -319,6 +334,14 @@ impl Store {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+// Marked for deletion, and nobody has to do anything before it goes.
+fn is_done(object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    metadata["deletionTimestamp"].is_string()
+        && metadata["deletionGracePeriodSeconds"].as_u64().unwrap_or(0) == 0
+        && metadata["finalizers"].as_array().is_none_or(Vec::is_empty)
 }
 
 /// A namespace that is there.

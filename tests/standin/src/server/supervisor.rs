@@ -4,20 +4,34 @@
 use base64::Engine as _;
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::answer::{Body, plain};
 use super::store::Key;
 use super::{Phase, Shared, auth};
+use crate::bootstrap::{self, BootstrapToken};
 use crate::pki::{Identity, PkiError};
 use crate::token;
 use crate::trailer::Profile;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
+/// Who asks the supervisor.
+enum Caller {
+    /// Somebody with a secret that agents join with.
+    Joining,
+    /// A member, by the certificate of its kubelet.
+    Node(String),
+}
+
 /// Answers a supervisor path; `None` for all others.
-pub(super) fn respond(shared: &Shared, request: &Request<Incoming>) -> Option<Response<Body>> {
+pub(super) fn respond(
+    shared: &Shared,
+    certificates: &[CertificateDer<'_>],
+    request: &Request<Incoming>,
+) -> Option<Response<Body>> {
     let path = request.uri().path();
     match path {
         "/ping" => return Some(plain(StatusCode::OK, "text/plain", "pong")),
@@ -43,15 +57,10 @@ pub(super) fn respond(shared: &Shared, request: &Request<Incoming>) -> Option<Re
     if !known {
         return None;
     }
-    let refusal = |status| Some(plain(status, "", ""));
-    match auth::basic(request.headers()) {
-        None => return refusal(StatusCode::FORBIDDEN),
-        Some((user, secret)) if user == "node" && secret == shared.node_secret => {}
-        Some((user, secret)) if user == "server" && secret == shared.server_secret => {
-            return refusal(StatusCode::FORBIDDEN);
-        }
-        Some(_) => return refusal(StatusCode::UNAUTHORIZED),
-    }
+    let caller = match caller(shared, certificates, request.headers()) {
+        Ok(caller) => caller,
+        Err(refusal) => return Some(plain(refusal, "", "")),
+    };
     Some(match name {
         "config" => plain(
             StatusCode::OK,
@@ -75,13 +84,75 @@ pub(super) fn respond(shared: &Shared, request: &Request<Incoming>) -> Option<Re
             issued(&shared.client_ca.client("system:k3s-controller", None))
         }
         "serving-kubelet.crt" | "client-kubelet.crt" => {
-            kubelet_certificate(shared, name, request.headers())
+            kubelet_certificate(shared, &caller, name, request.headers())
         }
         _ => plain(StatusCode::BAD_REQUEST, TEXT, "Bad Request"),
     })
 }
 
-fn kubelet_certificate(shared: &Shared, name: &str, headers: &HeaderMap) -> Response<Body> {
+// Newer releases take the kubelet's own certificate first, then a bootstrap token.
+fn caller(
+    shared: &Shared,
+    certificates: &[CertificateDer<'_>],
+    headers: &HeaderMap,
+) -> Result<Caller, StatusCode> {
+    if shared.profile == Profile::Documented {
+        if let Some(user) = auth::certified(shared.verifier.as_ref(), certificates)
+            && let Some(node) = user.node_name()
+        {
+            return Ok(Caller::Node(node.to_owned()));
+        }
+        if let Some(text) = auth::bearer(headers) {
+            return BootstrapToken::parse(text)
+                .filter(|token| is_good(shared, token))
+                .map(|_| Caller::Joining)
+                .ok_or(StatusCode::UNAUTHORIZED);
+        }
+    }
+    match auth::basic(headers) {
+        None => Err(StatusCode::FORBIDDEN),
+        Some((user, secret)) if user == "node" && secret == shared.node_secret => {
+            Ok(Caller::Joining)
+        }
+        Some((user, secret)) if user == "server" && secret == shared.server_secret => {
+            Err(StatusCode::FORBIDDEN)
+        }
+        Some(_) => Err(StatusCode::UNAUTHORIZED),
+    }
+}
+
+fn is_good(shared: &Shared, token: &BootstrapToken) -> bool {
+    let Some(secrets) = shared.resources.find("", "v1", "secrets") else {
+        return false;
+    };
+    let key = Key::new(secrets, "kube-system", &bootstrap::secret_name(&token.id));
+    shared
+        .store
+        .get(&key)
+        .is_some_and(|secret| bootstrap::accepts(&secret, token, jiff::Timestamp::now()))
+}
+
+/// Removes the bootstrap tokens whose time has come, as the token cleaner does.
+pub(super) fn sweep_tokens(shared: &Shared) {
+    let Some(secrets) = shared.resources.find("", "v1", "secrets") else {
+        return;
+    };
+    let now = jiff::Timestamp::now();
+    for secret in shared.store.list(secrets, "kube-system").objects {
+        if bootstrap::is_expired(&secret, now) {
+            let name = secret["metadata"]["name"].as_str().unwrap_or_default();
+            // Deleted by somebody else at this moment is as good.
+            let _ = shared.store.delete(&Key::new(secrets, "kube-system", name));
+        }
+    }
+}
+
+fn kubelet_certificate(
+    shared: &Shared,
+    caller: &Caller,
+    name: &str,
+    headers: &HeaderMap,
+) -> Response<Body> {
     let header = |name: &str| {
         headers
             .get(name)
@@ -94,6 +165,20 @@ fn kubelet_certificate(shared: &Shared, name: &str, headers: &HeaderMap) -> Resp
     let Some(password) = header("k3s-Node-Password") else {
         return plain(StatusCode::BAD_REQUEST, TEXT, "node password not set");
     };
+    if let Caller::Node(own) = caller {
+        if own != node {
+            let message = "header node name does not match auth node name";
+            return plain(StatusCode::BAD_REQUEST, TEXT, message);
+        }
+        let exists = shared
+            .resources
+            .find("", "v1", "nodes")
+            .and_then(|nodes| shared.store.get(&Key::new(nodes, "", node)));
+        if exists.is_none() {
+            let message = format!("unable to verify node identity: nodes \"{node}\" not found");
+            return plain(StatusCode::UNAUTHORIZED, TEXT, message);
+        }
+    }
     if let Err(message) = check_password(shared, node, password) {
         shared.log.error(&message);
         return plain(StatusCode::FORBIDDEN, TEXT, message);

@@ -13,7 +13,13 @@ use tokio_rustls::TlsAcceptor;
 
 use super::resources::Resource;
 use super::store::{self, Key};
-use super::{Exit, Phase, Shared, StartError, accounts, disk, listener, manifests, supervisor};
+use super::{
+    Exit, Phase, Shared, StartError, accounts, controllers, disk, listener, manifests, pods,
+    supervisor,
+};
+use crate::client::{Client, Trust};
+use crate::host::peers;
+use crate::kubelet::pods::{Addresses, Kubelet};
 use crate::{agent, files, kubelet, node};
 
 /// When each node was last heard of.
@@ -32,6 +38,8 @@ pub(super) async fn run(
     tasks.spawn(watch_leases(Arc::clone(&shared)));
     tasks.spawn(kubelet_health(Arc::clone(&shared)));
     tasks.spawn(deploy(Arc::clone(&shared)));
+    tasks.spawn(own_pods(Arc::clone(&shared)));
+    tasks.spawn(controllers::run(Arc::clone(&shared)));
     let exit = tokio::select! {
         // Also when the handle is dropped.
         _ = stopped.wait_for(|stop| *stop) => None,
@@ -81,8 +89,53 @@ async fn start_up(shared: &Arc<Shared>) -> Exit {
 async fn kubelet_health(shared: Arc<Shared>) {
     shared.clock.at(10.0).await;
     if !shared.faults.never_ready {
-        kubelet::serve(shared.kubelet_port, &shared.log).await;
+        tokio::join!(
+            kubelet::serve(shared.kubelet_port, &shared.log),
+            kubelet::serve_api(shared.host.is_some(), &shared.paths, &shared.log),
+        );
     }
+}
+
+// The server's own kubelet is a client like any other.
+fn own_client(shared: &Shared) -> Option<Client> {
+    let identity = agent::disk::client(&shared.paths)?;
+    let host = shared
+        .listen
+        .map(|address| address.ip().to_string())
+        .or_else(|| shared.config.get("bind-address").map(str::to_owned))
+        .unwrap_or_else(|| "127.0.0.1".into());
+    let address = format!("{host}:{}", shared.port());
+    let authority = Trust::Authority(shared.server_ca.certificate());
+    match Client::new(&address, authority, Some(&identity)) {
+        Ok(client) => Some(client),
+        Err(error) => {
+            shared.log.error(error.to_string());
+            None
+        }
+    }
+}
+
+async fn own_pods(shared: Arc<Shared>) {
+    // A node that really runs pods needs its network first.
+    let network_first = shared.host.is_some();
+    shared
+        .clock
+        .at(if network_first { 22.5 } else { 10.5 })
+        .await;
+    let Some(client) = own_client(&shared) else {
+        return;
+    };
+    let kubelet = Kubelet {
+        root: shared.root.clone(),
+        client,
+        node: shared.node.name.clone(),
+        address: shared.node.address.clone(),
+        clock: shared.clock,
+        log: shared.log.clone(),
+        addresses: Addresses::default(),
+        host: shared.host.clone(),
+    };
+    Arc::new(kubelet).run().await;
 }
 
 // The deploy controller: the packaged components, then whatever is put into the directory.
@@ -164,13 +217,26 @@ async fn own_node(shared: &Arc<Shared>) {
     clock.at(20.9).await;
     change(&|object| shared.node.annotated(object));
     clock.at(21.95).await;
-    let writer = Arc::clone(shared);
-    let written =
-        tokio::task::spawn_blocking(move || agent::disk::subnet(&writer.paths, &subnet)).await;
-    if let Ok(Err(error)) = written {
+    let worker = Arc::clone(shared);
+    let up = tokio::task::spawn_blocking(move || network(&worker, &subnet)).await;
+    let mac = up
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| shared.node.claimed_mac());
+    change(&|object| shared.node.network_up(object, &mac));
+    if let (Some(host), Some(client)) = (&shared.host, own_client(shared)) {
+        let name = shared.node.name.clone();
+        peers::follow(Arc::clone(host), client, name, clock).await;
+    }
+}
+
+// flannel's lease, and its link if this is a node of its own; answers the link's hardware address.
+fn network(shared: &Shared, subnet: &str) -> Option<String> {
+    if let Err(error) = agent::disk::subnet(&shared.paths, subnet) {
         shared.log.error(error.to_string());
     }
-    change(&|object| shared.node.network_up(object));
+    let server = format!("{}:{}", shared.node.address, shared.port());
+    shared.host.as_ref()?.network_up(subnet, &server)
 }
 
 pub(super) fn pod_cidr(object: &Value) -> Option<String> {
@@ -198,6 +264,7 @@ async fn watch_leases(shared: Arc<Shared>) {
     };
     loop {
         shared.clock.wait(2.5).await;
+        supervisor::sweep_tokens(&shared);
         for object in shared.store.list(nodes, "").objects {
             let name = object["metadata"]["name"].as_str().unwrap_or_default();
             if name != shared.node.name {
@@ -218,6 +285,9 @@ fn judge(shared: &Shared, nodes: &Resource, name: &str) {
         .elapsed();
     let key = Key::new(nodes, "", name);
     // A node deleted at this moment needs no judgement.
+    if silent > shared.clock.scaled(33.0) {
+        pods_of_a_lost_node(shared, name, silent > shared.clock.scaled(338.0));
+    }
     if silent > shared.clock.scaled(38.0) {
         let _ = shared.store.update(&key, None, |object| {
             node::lost(object);
@@ -227,6 +297,25 @@ fn judge(shared: &Shared, nodes: &Resource, name: &str) {
         let _ = shared.store.update(&key, None, |object| {
             node::lost(object);
         });
+    }
+}
+
+// They are no longer ready, and after five minutes they are marked for deletion, which nobody there carries out.
+fn pods_of_a_lost_node(shared: &Shared, node: &str, evict: bool) {
+    for pod in pods::list(shared, "") {
+        if pod["spec"]["nodeName"] != node || pods::is_over(&pod) {
+            continue;
+        }
+        let key = pods::key_of(&pod);
+        // Gone meanwhile is as good, for both.
+        if pods::is_ready(&pod) {
+            let _ = shared.store.update(&key, None, |pod| {
+                pods::condition(pod, "Ready", "False", None);
+            });
+        }
+        if evict {
+            let _ = pods::delete(shared, &key, None);
+        }
     }
 }
 

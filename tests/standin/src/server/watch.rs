@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::answer::{Body, Status, json as json_answer};
-use super::api::Query;
+use super::query::Query;
 use super::resources::Resource;
 use super::store::{Event, Store, Subscription};
 
