@@ -57,6 +57,7 @@ impl AgentService for Api {
     type WatchStatusStream = Answers<pb::WatchStatusResponse>;
     type WatchTaskStream = Answers<pb::WatchTaskResponse>;
     type TunnelStream = Answers<pb::TunnelResponse>;
+    type ReceiveProbesStream = Answers<pb::ReceiveProbesResponse>;
 
     async fn get_facts(
         &self,
@@ -207,6 +208,41 @@ impl AgentService for Api {
             .await
             .map_err(Error::from)?;
         Ok(Response::new(pb::InstallCertificateResponse {}))
+    }
+
+    async fn create_join_credential(
+        &self,
+        _request: Request<pb::CreateJoinCredentialRequest>,
+    ) -> Result<Response<pb::CreateJoinCredentialResponse>, Status> {
+        Err(Status::unimplemented("CreateJoinCredential"))
+    }
+
+    async fn store_join_credential(
+        &self,
+        _request: Request<pb::StoreJoinCredentialRequest>,
+    ) -> Result<Response<pb::StoreJoinCredentialResponse>, Status> {
+        Err(Status::unimplemented("StoreJoinCredential"))
+    }
+
+    async fn receive_probes(
+        &self,
+        _request: Request<pb::ReceiveProbesRequest>,
+    ) -> Result<Response<Self::ReceiveProbesStream>, Status> {
+        Err(Status::unimplemented("ReceiveProbes"))
+    }
+
+    async fn send_probes(
+        &self,
+        _request: Request<pb::SendProbesRequest>,
+    ) -> Result<Response<pb::SendProbesResponse>, Status> {
+        Err(Status::unimplemented("SendProbes"))
+    }
+
+    async fn inspect_uninstall(
+        &self,
+        _request: Request<pb::InspectUninstallRequest>,
+    ) -> Result<Response<pb::InspectUninstallResponse>, Status> {
+        Err(Status::unimplemented("InspectUninstall"))
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) fn of(host: &Host, timings: Timings, spec: pb::TaskSpec) -> Option<Wo
             };
             (id, title, Box::new(install))
         }
+        Verb::K3sUninstall(_) => return None,
         Verb::K3sAdopt(pb::K3sAdoptTask {}) => (
             "k3s-adopt",
             "record the k3s that is here",
@@ -47,6 +48,10 @@ fn words(step: pb::K3sInstallStep) -> (&'static str, &'static str) {
         pb::K3sInstallStep::Links => ("k3s-links", "link kubectl, crictl and ctr"),
         pb::K3sInstallStep::Start => ("k3s-start", "start k3s"),
         pb::K3sInstallStep::ApiReady => ("k3s-api-ready", "wait until the API server is ready"),
+        pb::K3sInstallStep::Joined => ("k3s-joined", "wait until k3s has joined the cluster"),
+        pb::K3sInstallStep::DropCredential => {
+            ("k3s-drop-credential", "remove the credential of the join")
+        }
     }
 }
 

@@ -74,6 +74,9 @@ pub(super) fn task(core: &Core, request: pb::StartTaskRequest) -> Result<(TaskId
             k3s_spec(k3s)?;
         }
         Some(Verb::K3sAdopt(_)) => {}
+        Some(Verb::K3sUninstall(_)) => {
+            return Err(broken("spec.verb", "this agent does not uninstall k3s yet"));
+        }
         None => {
             return Err(broken(
                 "spec.verb",

@@ -100,6 +100,10 @@ pub async fn run(
         K3sInstallStep::Links => work.links(&mut record).await,
         K3sInstallStep::Start => work.start(&mut record, reporter).await,
         K3sInstallStep::ApiReady => unreachable!("handled above"),
+        K3sInstallStep::Joined | K3sInstallStep::DropCredential => Err(StepError::new(
+            "SPEC_INVALID",
+            "the step is one of an agent, and this is a server",
+        )),
     }
 }
 

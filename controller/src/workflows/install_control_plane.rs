@@ -135,6 +135,7 @@ pub async fn install(
         tls_sans: planned.tls_sans.clone(),
         findings: known.findings,
         steps: Vec::new(),
+        ..pb::InstallPlan::default()
     };
     let workflow = InstallControlPlane::new(context.clone(), planned);
     begin(operations, workflow, shown, asked.dry_run, started_by).await

@@ -61,6 +61,7 @@ fn spec(version: &str) -> K3sSpec {
         flannel_link: "eth0".to_owned(),
         node_name: "cp1".to_owned(),
         tls_sans: vec!["203.0.113.7".to_owned()],
+        server_url: String::new(),
     }
 }
 
