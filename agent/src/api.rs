@@ -6,6 +6,7 @@
 mod artefact;
 mod check;
 pub mod error;
+mod join;
 mod services;
 
 use std::pin::Pin;
@@ -212,16 +213,18 @@ impl AgentService for Api {
 
     async fn create_join_credential(
         &self,
-        _request: Request<pb::CreateJoinCredentialRequest>,
+        request: Request<pb::CreateJoinCredentialRequest>,
     ) -> Result<Response<pb::CreateJoinCredentialResponse>, Status> {
-        Err(Status::unimplemented("CreateJoinCredential"))
+        let created = join::create(&self.core, request.into_inner()).await?;
+        Ok(Response::new(created))
     }
 
     async fn store_join_credential(
         &self,
-        _request: Request<pb::StoreJoinCredentialRequest>,
+        request: Request<pb::StoreJoinCredentialRequest>,
     ) -> Result<Response<pb::StoreJoinCredentialResponse>, Status> {
-        Err(Status::unimplemented("StoreJoinCredential"))
+        let stored = join::store(&self.core, request.into_inner()).await?;
+        Ok(Response::new(stored))
     }
 
     async fn receive_probes(

@@ -13,6 +13,7 @@ use canasta_transport::status::Fault;
 use super::error::Error;
 use crate::agent::Core;
 use crate::artefacts::{MAX_CHUNK, MAX_SIZE, Sha256Hex};
+use crate::k3s::server_url::ServerUrl;
 use crate::tasks::{TaskId, Work};
 use crate::tunnel::MAX_DATA;
 use crate::work;
@@ -97,7 +98,7 @@ pub(super) fn task(core: &Core, request: pb::StartTaskRequest) -> Result<(TaskId
 fn k3s_spec(spec: &pb::K3sSpec) -> Result<(), Error> {
     const FIELD: &str = "spec.k3s_install.spec";
     let field = |name: &str| format!("{FIELD}.{name}");
-    role(&field("role"), spec.role)?;
+    let role = role(&field("role"), spec.role)?;
     if let Err(rule) = spec.version.parse::<K3sVersion>() {
         return Err(broken(&field("version"), rule));
     }
@@ -128,6 +129,13 @@ fn k3s_spec(spec: &pb::K3sSpec) -> Result<(), Error> {
             &field("node_name"),
             "the name of a node is a DNS name in lower case, at most 253 characters",
         ));
+    }
+    match (role, spec.server_url.parse::<ServerUrl>()) {
+        (pb::K3sRole::Agent, Err(rule)) => return Err(broken(&field("server_url"), rule)),
+        (pb::K3sRole::Server, _) if !spec.server_url.is_empty() => {
+            return Err(broken(&field("server_url"), "a server joins no other one"));
+        }
+        _ => {}
     }
     if spec.tls_sans.len() > MAX_SANS {
         return Err(broken(

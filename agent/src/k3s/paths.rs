@@ -28,6 +28,8 @@ pub const CONFIG: &str = "/etc/rancher/k3s/config.yaml";
 pub const CONFIG_DROP_INS: &str = "/etc/rancher/k3s/config.yaml.d";
 /// The secret that agents of the cluster join with; made by this agent, so that it is not the server's token.
 pub const AGENT_TOKEN: &str = "/etc/rancher/k3s/agent-token";
+/// The credential that this node joins its cluster with, while it is kept.
+pub const JOIN_TOKEN: &str = "/etc/rancher/k3s/join-token";
 /// The administrator's kubeconfig; k3s writes it at each start.
 pub const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
 
@@ -36,8 +38,17 @@ pub const LINK_FILE: &str = "/etc/systemd/network/10-canasta-flannel.link";
 
 /// All that k3s keeps.
 pub const DATA_DIR: &str = "/var/lib/rancher/k3s";
+/// The certificate by which the kubelet of an agent is known, and its key. The server makes them when the node joins.
+pub const KUBELET_IDENTITY: [&str; 2] = [
+    "/var/lib/rancher/k3s/agent/client-kubelet.crt",
+    "/var/lib/rancher/k3s/agent/client-kubelet.key",
+];
 /// What a server keeps.
 pub const SERVER_DIR: &str = "/var/lib/rancher/k3s/server";
+/// The server's own token, which makes its holder an administrator. Never handed out.
+pub const SERVER_TOKEN: &str = "/var/lib/rancher/k3s/server/token";
+/// Where newer versions keep the token of agents: a link to the server's unless one is set.
+pub const SERVER_AGENT_TOKEN: &str = "/var/lib/rancher/k3s/server/agent-token";
 /// Manifests that a server applies by itself.
 pub const MANIFESTS_DIR: &str = "/var/lib/rancher/k3s/server/manifests";
 /// Settings for the traefik that k3s brings.

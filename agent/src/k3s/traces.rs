@@ -72,8 +72,8 @@ impl Traces {
     pub fn origin(&self) -> K3sOrigin {
         match &self.record {
             _ if !self.is_present() => K3sOrigin::Unspecified,
-            // A record without a single entry is left of an install that never wrote anything.
-            Some(record) if record.origin == Origin::Installed && record.owned.is_empty() => {
+            // Such a record is left of an install that never wrote anything of k3s.
+            Some(record) if record.origin == Origin::Installed && !record.is_install() => {
                 K3sOrigin::Foreign
             }
             Some(record) => record.origin.into(),

@@ -54,7 +54,7 @@ impl Work<'_> {
         if root.exists(paths::SNAPSHOT).await.map_err(Error::from)? {
             return Ok(Done::unchanged(format!("{} is kept", paths::SNAPSHOT)));
         }
-        if !record.owned.is_empty() {
+        if record.is_install() {
             return Ok(Done::skipped(
                 "k3s is installed already, so nothing shows the node from before",
             ));
@@ -65,7 +65,11 @@ impl Work<'_> {
             directories: list(&DIRECTORIES),
             sysctls: list(&SYSCTLS),
         };
-        let taken = snapshot::take(self.host, &scope).await;
+        let mut taken = snapshot::take(self.host, &scope).await;
+        // The credential of a join may have come before, with the directories above it.
+        taken
+            .directories
+            .retain(|directory| record.entry(directory).is_none());
         let content =
             serde_json::to_vec_pretty(&taken).expect("a snapshot is made of texts and numbers");
         root.create_dir_all(paths::OWNED_DIR, 0o700)

@@ -17,6 +17,7 @@ use crate::k3s::owned::sha256;
 use crate::k3s::paths;
 use crate::k3s::record::{Kind, Record};
 
+mod agent;
 mod api;
 mod files;
 mod start;
@@ -44,6 +45,7 @@ fn timings() -> Timings {
         first_pause: Duration::from_millis(5),
         longest_pause: Duration::from_millis(20),
         most_restarts: 3,
+        patience: Duration::from_millis(100),
     }
 }
 
@@ -258,6 +260,10 @@ async fn each_step_run_twice_in_a_row_is_unchanged_the_second_time() {
 async fn a_specification_that_lacks_something_is_refused() {
     let fake = FakeHost::new("cp1");
     for broken in [
+        K3sSpec {
+            role: K3sRole::Unspecified.into(),
+            ..spec(V1)
+        },
         K3sSpec {
             role: K3sRole::Agent.into(),
             ..spec(V1)
