@@ -7,6 +7,7 @@ mod artefact;
 mod check;
 pub mod error;
 mod join;
+mod probes;
 mod services;
 
 use std::pin::Pin;
@@ -22,6 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::agent::Core;
 use crate::k3s::api::administrator;
 use crate::k3s::paths::{AGENT_UNIT, SERVER_UNIT};
+use crate::k3s::uninstall;
 use crate::tasks::bound_evidence;
 use crate::{preflight, status, tunnel};
 use error::Error;
@@ -229,23 +231,29 @@ impl AgentService for Api {
 
     async fn receive_probes(
         &self,
-        _request: Request<pb::ReceiveProbesRequest>,
+        request: Request<pb::ReceiveProbesRequest>,
     ) -> Result<Response<Self::ReceiveProbesStream>, Status> {
-        Err(Status::unimplemented("ReceiveProbes"))
+        let answers = probes::listen(&self.core, request.into_inner())?;
+        Ok(Response::new(answers))
     }
 
     async fn send_probes(
         &self,
-        _request: Request<pb::SendProbesRequest>,
+        request: Request<pb::SendProbesRequest>,
     ) -> Result<Response<pb::SendProbesResponse>, Status> {
-        Err(Status::unimplemented("SendProbes"))
+        let results = probes::probe(request.into_inner()).await?;
+        Ok(Response::new(results))
     }
 
     async fn inspect_uninstall(
         &self,
         _request: Request<pb::InspectUninstallRequest>,
     ) -> Result<Response<pb::InspectUninstallResponse>, Status> {
-        Err(Status::unimplemented("InspectUninstall"))
+        let k3s = self.core.facts.collect().await.k3s;
+        let found = uninstall::inspect(&self.core.host, k3s)
+            .await
+            .map_err(join::refused)?;
+        Ok(Response::new(found))
     }
 }
 

@@ -18,6 +18,7 @@ pub mod record;
 pub mod render;
 pub mod server_url;
 pub mod traces;
+pub mod uninstall;
 pub mod version;
 pub mod watch;
 

@@ -22,6 +22,9 @@ use crate::work;
 const MAX_LINK: usize = 15;
 /// The most names for the API's certificate.
 const MAX_SANS: usize = 64;
+/// The most directories that one task may discard, and the longest path.
+const MAX_DISCARD: usize = 4096;
+const MAX_PATH: usize = 4096;
 /// The largest certificate, in bytes.
 const MAX_CERTIFICATE: usize = 16 * 1024;
 /// The most lines of a journal, and how many are sent when the caller leaves it open.
@@ -75,9 +78,7 @@ pub(super) fn task(core: &Core, request: pb::StartTaskRequest) -> Result<(TaskId
             k3s_spec(k3s)?;
         }
         Some(Verb::K3sAdopt(_)) => {}
-        Some(Verb::K3sUninstall(_)) => {
-            return Err(broken("spec.verb", "this agent does not uninstall k3s yet"));
-        }
+        Some(Verb::K3sUninstall(task)) => uninstall(task)?,
         None => {
             return Err(broken(
                 "spec.verb",
@@ -92,6 +93,41 @@ pub(super) fn task(core: &Core, request: pb::StartTaskRequest) -> Result<(TaskId
         )
     })?;
     Ok((id, work))
+}
+
+/// An uninstall: which step, and plain paths of what may be destroyed.
+fn uninstall(task: &pb::K3sUninstallTask) -> Result<(), Error> {
+    let known = pb::K3sUninstallStep::try_from(task.step)
+        .is_ok_and(|step| step != pb::K3sUninstallStep::Unspecified);
+    if !known {
+        return Err(broken(
+            "spec.k3s_uninstall.step",
+            format!(
+                "{} is no step of an uninstall that this agent knows",
+                task.step
+            ),
+        ));
+    }
+    let field = "spec.k3s_uninstall.discard";
+    if task.discard.len() > MAX_DISCARD {
+        return Err(broken(
+            field,
+            format!("at most {MAX_DISCARD} directories are discarded at once"),
+        ));
+    }
+    let is_plain = |path: &String| {
+        path.len() <= MAX_PATH
+            && path.starts_with('/')
+            && !path.contains('\0')
+            && !path.split('/').any(|part| matches!(part, "." | ".."))
+    };
+    if !task.discard.iter().all(is_plain) {
+        return Err(broken(
+            field,
+            format!("a directory is an absolute path of at most {MAX_PATH} bytes without . and .."),
+        ));
+    }
+    Ok(())
 }
 
 /// What k3s should be.

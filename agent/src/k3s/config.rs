@@ -149,6 +149,26 @@ pub fn arguments(unit_file: &str) -> Vec<String> {
     redact(words.into_iter().skip(1))
 }
 
+/// The values of an option that may be given more than once, each `--option value` or `--option=value`.
+pub fn values(arguments: &[String], option: &str) -> Vec<String> {
+    let mut values = Vec::new();
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let value = match argument.split_once('=') {
+            Some((name, value)) if name == option => Some(value),
+            None if argument == option => arguments.next().map(String::as_str),
+            _ => None,
+        };
+        values.extend(
+            value
+                .into_iter()
+                .flat_map(|value| value.split(','))
+                .map(str::to_owned),
+        );
+    }
+    values
+}
+
 /// Splits at white space; single and double quotes hold words together.
 fn words(command: &str) -> Vec<String> {
     let mut words = Vec::new();

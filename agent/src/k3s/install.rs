@@ -24,6 +24,8 @@ mod snapshot;
 mod start;
 mod unit;
 
+pub(crate) use snapshot::scope;
+
 #[cfg(test)]
 mod tests;
 

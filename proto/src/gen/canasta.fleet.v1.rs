@@ -851,7 +851,7 @@ pub struct SendProbesRequest {
     /// How many datagrams to each UDP port, 1 to 50.
     #[prost(uint32, tag = "4")]
     pub count: u32,
-    /// Bytes of payload of each datagram, 32 to 1400.
+    /// Bytes of payload of each datagram, 32 to 1400. None is smaller than the 70 bytes that the probe itself needs.
     #[prost(uint32, tag = "5")]
     pub size: u32,
     /// How long a connection may take, in milliseconds, 100 to 10000.
@@ -1152,7 +1152,8 @@ pub enum ProbeListener {
     Unspecified = 0,
     /// By a socket of its own: nobody listened there.
     Socket = 1,
-    /// UDP that someone else owns, as flannel owns 8472: a packet socket sees what arrives.
+    /// UDP that someone else owns, as flannel owns 8472: a packet socket sees what arrives. Where the kernel has an overlay link, it
+    /// sees what the overlay delivers, which no filter on the node itself has dropped.
     PacketSocket = 2,
     /// TCP on which a service listens already: a connection to it is the proof.
     Service = 3,
