@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,11 +16,21 @@ use crate::removal::{Order, Removal, RemovalError, Report, perform};
 #[derive(Debug)]
 pub struct FakeRemoval {
     root: Root,
+    /// How many orders are done before the program that does them is killed.
+    left: AtomicUsize,
 }
 
 impl FakeRemoval {
     pub(super) fn new(root: Root) -> Self {
-        Self { root }
+        Self {
+            root,
+            left: AtomicUsize::new(usize::MAX),
+        }
+    }
+
+    /// Has the program that does the orders be killed after so many more of them.
+    pub fn stop_after(&self, orders: usize) {
+        self.left.store(orders, Ordering::SeqCst);
     }
 
     /// Mounts something, as far as the table tells.
@@ -56,6 +67,14 @@ impl FakeRemoval {
 impl Removal for FakeRemoval {
     async fn run(&self, orders: &[Order], _limit: Duration) -> Result<Report, RemovalError> {
         let unmount = |point: &Path| self.unmount(point);
-        Ok(perform(&self.root, orders, &unmount, |_| {}))
+        let left = self.left.load(Ordering::SeqCst);
+        let done = orders.len().min(left);
+        self.left.store(left - done, Ordering::SeqCst);
+        let report = perform(&self.root, &orders[..done], &unmount, |_| {});
+        if done < orders.len() {
+            let doing = "killed by the test".to_owned();
+            return Err(RemovalError::NoAnswer { doing });
+        }
+        Ok(report)
     }
 }
