@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use canasta_host::mounts::Mount;
+use canasta_host::mounts::{self, Mount};
 use canasta_steps::StepError;
 
 use super::{Work, data};
-use crate::k3s::paths;
+use crate::k3s::{Error, paths};
 
 /// How many are named in one message.
 const MOST_NAMED: usize = 10;
@@ -33,8 +33,15 @@ impl Work<'_> {
     pub(super) async fn guard(&self) -> Result<(), StepError> {
         let places = data::places(self.host).await?;
         let mut trees = trees();
-        trees.extend(places.iter().map(PathBuf::from));
-        let foreign = self.sorted_mounts(&trees).await?.foreign;
+        trees.extend(self.discard.iter().map(PathBuf::from));
+        let mut foreign = self.sorted_mounts(&trees).await?.foreign;
+        let table = mounts::read(&self.host.root).await.map_err(Error::from)?;
+        // What can't be looked at without the danger of waiting for ever may hold anything.
+        foreign.extend(
+            places
+                .iter()
+                .filter_map(|place| remote(&table, place).cloned()),
+        );
         if let Some(first) = foreign.first() {
             return Err(foreign_mount(first, &foreign));
         }
@@ -61,6 +68,11 @@ impl Work<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// The network file system that a directory lies on.
+pub(super) fn remote<'a>(table: &'a [Mount], place: &str) -> Option<&'a Mount> {
+    mounts::holding(table, Path::new(place)).filter(|mount| mount.is_network())
 }
 
 /// Whether a path is plain and names something in one of the directories itself.

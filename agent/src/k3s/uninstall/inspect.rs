@@ -40,27 +40,29 @@ pub async fn inspect(
     let places = data::places(host).await?;
     let mounts = table::read(&host.root).await.map_err(Error::from)?;
     let mut entries = Vec::new();
+    let mut remote = Vec::new();
     for place in &places {
-        // A server that is gone would hold up the look; that something is mounted there is told below.
-        let holder = table::holding(&mounts, std::path::Path::new(place));
-        if holder.is_some_and(table::Mount::is_network) {
-            answer.unknown.push(format!(
-                "what lies in {place}: it is on a network file system"
-            ));
+        // A server that is gone would hold up the look.
+        if let Some(mount) = guard::remote(&mounts, place) {
+            answer
+                .unknown
+                .push(format!("what lies in {place}: it is on {}", mount.source));
+            remote.push(mount.clone());
         } else {
             entries.extend(data::entries(host, place).await?);
         }
     }
     answer.local_path = places.first().cloned().unwrap_or_default();
+    let mut trees = guard::trees();
+    trees.extend(entries.iter().map(PathBuf::from));
     let (stored, unknown) = data::measure(host, entries, mounts).await;
     answer.stored = stored;
     answer.unknown.extend(unknown);
-    let mut trees = guard::trees();
-    trees.extend(places.iter().map(PathBuf::from));
     let sorted = work.sorted_mounts(&trees).await?;
     answer.foreign_mounts = sorted
         .foreign
         .into_iter()
+        .chain(remote)
         .map(|mount| pb::ForeignMount {
             path: mount.point.display().to_string(),
             source: mount.source,

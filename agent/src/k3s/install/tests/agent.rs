@@ -284,3 +284,26 @@ async fn a_unit_that_restarts_for_want_of_a_token_is_told_so() {
     let error = joined(&fake, &agent(OLD)).await.unwrap_err();
     assert_eq!(error.reason(), "JOIN_TOKEN_MISSING");
 }
+
+#[tokio::test]
+async fn a_healthy_kubelet_of_an_earlier_run_does_not_make_up_for_one_that_is_down() {
+    let fake = started(V1).await;
+    kubelet(&fake, 200).await;
+    give_identity(&fake).await;
+    fake.systemd.change(AGENT, |unit| {
+        unit.main_pid = None;
+        "activating".clone_into(&mut unit.active_state);
+        "auto-restart".clone_into(&mut unit.sub_state);
+    });
+    let short = Timings {
+        ready: Duration::from_millis(300),
+        patience: Duration::from_secs(60),
+        ..timings()
+    };
+    let error = told(&fake, &agent(V1), Step::Joined, short)
+        .await
+        .0
+        .unwrap_err();
+    assert_eq!(error.reason(), "K3S_NOT_JOINED");
+    assert!(error.report().causes[0].contains("does not run"));
+}

@@ -117,3 +117,34 @@ async fn a_k3s_of_somebody_else_is_left_to_him() {
     assert!(exists(&foreign, paths::DATA_DIR).await);
     assert_eq!(foreign.systemd.orders(), []);
 }
+
+#[tokio::test]
+async fn a_disk_of_its_own_under_the_volumes_is_no_obstacle_and_a_server_is() {
+    let fake = installed().await;
+    fake.root
+        .write(
+            paths::CONFIG,
+            "default-local-storage-path: /srv/volumes\n",
+            0o600,
+        )
+        .await
+        .unwrap();
+    write(&fake, "/srv/volumes/pvc-2/data").await;
+    fake.removal.mount("/srv/volumes", "/dev/vdd", "ext4");
+    let named = ["/srv/volumes/pvc-2"];
+    discarding(&fake, Step::Stop, &named).await.unwrap();
+    fake.removal.mount("/srv/volumes/pvc-2", "/dev/vde", "ext4");
+    let error = discarding(&fake, Step::Stop, &named).await.unwrap_err();
+    assert_eq!(error.reason(), "FOREIGN_MOUNT");
+    let found = inspect(&fake.host(), None).await.unwrap();
+    assert_eq!(found.foreign_mounts[0].path, named[0]);
+
+    let fake = installed().await;
+    fake.removal.mount("/var/lib/rancher", "srv:/x", "nfs4");
+    let error = step(&fake, Step::Stop).await.unwrap_err();
+    assert_eq!(error.reason(), "FOREIGN_MOUNT");
+    assert!(error.report().message.contains("srv:/x"));
+    let found = inspect(&fake.host(), None).await.unwrap();
+    assert_eq!(found.foreign_mounts[0].source, "srv:/x");
+    assert!(found.unknown[0].contains("storage"), "{:?}", found.unknown);
+}
