@@ -6,6 +6,8 @@
 mod artefact;
 mod check;
 pub mod error;
+mod join;
+mod probes;
 mod roles;
 mod services;
 
@@ -22,6 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::agent::Core;
 use crate::k3s::api::administrator;
 use crate::k3s::paths::{AGENT_UNIT, SERVER_UNIT};
+use crate::k3s::uninstall;
 use crate::tasks::bound_evidence;
 use crate::{preflight, status, tunnel};
 use error::Error;
@@ -60,6 +63,7 @@ impl AgentService for Api {
     type WatchStatusStream = Answers<pb::WatchStatusResponse>;
     type WatchTaskStream = Answers<pb::WatchTaskResponse>;
     type TunnelStream = Answers<pb::TunnelResponse>;
+    type ReceiveProbesStream = Answers<pb::ReceiveProbesResponse>;
 
     async fn get_facts(
         &self,
@@ -210,6 +214,49 @@ impl AgentService for Api {
             .await
             .map_err(Error::from)?;
         Ok(Response::new(pb::InstallCertificateResponse {}))
+    }
+
+    async fn create_join_credential(
+        &self,
+        request: Request<pb::CreateJoinCredentialRequest>,
+    ) -> Result<Response<pb::CreateJoinCredentialResponse>, Status> {
+        let created = join::create(&self.core, request.into_inner()).await?;
+        Ok(Response::new(created))
+    }
+
+    async fn store_join_credential(
+        &self,
+        request: Request<pb::StoreJoinCredentialRequest>,
+    ) -> Result<Response<pb::StoreJoinCredentialResponse>, Status> {
+        let stored = join::store(&self.core, request.into_inner()).await?;
+        Ok(Response::new(stored))
+    }
+
+    async fn receive_probes(
+        &self,
+        request: Request<pb::ReceiveProbesRequest>,
+    ) -> Result<Response<Self::ReceiveProbesStream>, Status> {
+        let answers = probes::listen(&self.core, request.into_inner())?;
+        Ok(Response::new(answers))
+    }
+
+    async fn send_probes(
+        &self,
+        request: Request<pb::SendProbesRequest>,
+    ) -> Result<Response<pb::SendProbesResponse>, Status> {
+        let results = probes::probe(request.into_inner()).await?;
+        Ok(Response::new(results))
+    }
+
+    async fn inspect_uninstall(
+        &self,
+        _request: Request<pb::InspectUninstallRequest>,
+    ) -> Result<Response<pb::InspectUninstallResponse>, Status> {
+        let k3s = self.core.facts.collect().await.k3s;
+        let found = uninstall::inspect(&self.core.host, k3s)
+            .await
+            .map_err(join::refused)?;
+        Ok(Response::new(found))
     }
 }
 

@@ -50,6 +50,12 @@ enum Command {
     /// Tells what the agent on this node is doing.
     #[command(after_help = "Example:\n  sudo canasta-agent status --output json")]
     Status(StatusArgs),
+    /// Takes away mounts and files for the service, in a unit of its own; nothing for people.
+    #[command(name = canasta_host::removal::unit::COMMAND, hide = true, after_help = "Example:\n  the service calls it by itself")]
+    Remove {
+        /// Where the request lies.
+        directory: PathBuf,
+    },
 }
 
 /// How to print.
@@ -124,6 +130,19 @@ impl CommandLine {
             },
             Some(Command::Join(args)) => join::run(args).await,
             Some(Command::Status(args)) => status::run(&args).await,
+            Some(Command::Remove { directory }) => {
+                match canasta_host::removal::unit::serve(&directory) {
+                    Ok(()) => DONE,
+                    Err(error) => {
+                        tell_error(
+                            &format!("failed to do what is asked in {}", directory.display()),
+                            &[error.to_string()],
+                            "",
+                        );
+                        FAILED
+                    }
+                }
+            }
         };
         ExitCode::from(code)
     }

@@ -8,13 +8,17 @@ pub mod adopt;
 pub mod api;
 pub mod cause;
 pub mod config;
+pub mod credential;
 pub mod error;
 pub mod install;
+pub mod join_token;
 pub mod owned;
 pub mod paths;
 pub mod record;
 pub mod render;
+pub mod server_url;
 pub mod traces;
+pub mod uninstall;
 pub mod version;
 pub mod watch;
 

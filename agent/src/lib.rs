@@ -24,6 +24,7 @@ pub mod k3s;
 pub mod listener;
 pub mod paths;
 pub mod preflight;
+mod probes;
 pub mod service;
 pub mod status;
 pub mod tasks;

@@ -6,7 +6,7 @@ use canasta_proto::pb::task_spec::Verb;
 use canasta_steps::{Done, Reporter, Step, StepError, StepInfo};
 
 use crate::k3s::install::Timings;
-use crate::k3s::{adopt, install};
+use crate::k3s::{adopt, install, uninstall};
 use crate::tasks::Work;
 
 /// The step for this task; `None` for a verb that this agent does not know.
@@ -22,6 +22,11 @@ pub(crate) fn of(host: &Host, timings: Timings, spec: pb::TaskSpec) -> Option<Wo
                 step,
             };
             (id, title, Box::new(install))
+        }
+        Verb::K3sUninstall(task) => {
+            let (id, title) = uninstall_words(task.step());
+            let host = host.clone();
+            (id, title, Box::new(Uninstall { host, task }))
         }
         Verb::K3sAdopt(pb::K3sAdoptTask {}) => (
             "k3s-adopt",
@@ -47,6 +52,10 @@ fn words(step: pb::K3sInstallStep) -> (&'static str, &'static str) {
         pb::K3sInstallStep::Links => ("k3s-links", "link kubectl, crictl and ctr"),
         pb::K3sInstallStep::Start => ("k3s-start", "start k3s"),
         pb::K3sInstallStep::ApiReady => ("k3s-api-ready", "wait until the API server is ready"),
+        pb::K3sInstallStep::Joined => ("k3s-joined", "wait until k3s has joined the cluster"),
+        pb::K3sInstallStep::DropCredential => {
+            ("k3s-drop-credential", "remove the credential of the join")
+        }
     }
 }
 
@@ -61,6 +70,38 @@ struct Install {
 impl Step for Install {
     async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
         install::run(&self.host, &self.spec, self.step, self.timings, reporter).await
+    }
+}
+
+fn uninstall_words(step: pb::K3sUninstallStep) -> (&'static str, &'static str) {
+    match step {
+        pb::K3sUninstallStep::Unspecified => ("k3s-unspecified", "do nothing"),
+        pb::K3sUninstallStep::Stop => ("k3s-stop", "stop and disable k3s"),
+        pb::K3sUninstallStep::Processes => ("k3s-processes", "end what k3s left running"),
+        pb::K3sUninstallStep::Mounts => ("k3s-mounts", "unmount what k3s mounted"),
+        pb::K3sUninstallStep::Network => ("k3s-network", "remove links and packet rules of k3s"),
+        pb::K3sUninstallStep::Files => ("k3s-files", "remove the files of k3s"),
+        pb::K3sUninstallStep::Compare => {
+            ("k3s-compare", "compare the node with before the install")
+        }
+    }
+}
+
+struct Uninstall {
+    host: Host,
+    task: pb::K3sUninstallTask,
+}
+
+#[async_trait::async_trait]
+impl Step for Uninstall {
+    async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
+        uninstall::run(
+            &self.host,
+            &self.task,
+            uninstall::Limits::default(),
+            reporter,
+        )
+        .await
     }
 }
 

@@ -14,6 +14,16 @@ impl fmt::Debug for pb::AddUserResponse {
     }
 }
 
+impl fmt::Debug for pb::CreateJoinCredentialResponse {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("CreateJoinCredentialResponse")
+            .field("kind", &self.kind)
+            .field("token_id", &self.token_id)
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for pb::EnrolHostRequest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -36,6 +46,16 @@ impl fmt::Debug for pb::GetApiCredentialsResponse {
     }
 }
 
+impl fmt::Debug for pb::GetKubeconfigResponse {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("GetKubeconfigResponse")
+            .field("cluster", &self.cluster)
+            .field("servers", &self.servers)
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for pb::JoinToken {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -54,6 +74,14 @@ impl fmt::Debug for pb::RedeemUserRequest {
     }
 }
 
+impl fmt::Debug for pb::StoreJoinCredentialRequest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("StoreJoinCredentialRequest")
+            .finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crate::pb;
@@ -61,8 +89,12 @@ mod tests {
     #[test]
     fn a_secret_is_not_shown() {
         let shown = format!(
-            "{:?} {:?} {:?} {:?} {:?}",
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             pb::AddUserResponse {
+                token: "geheim".into(),
+                ..Default::default()
+            },
+            pb::CreateJoinCredentialResponse {
                 token: "geheim".into(),
                 ..Default::default()
             },
@@ -74,6 +106,10 @@ mod tests {
                 client_key: "geheim".into(),
                 ..Default::default()
             },
+            pb::GetKubeconfigResponse {
+                client_key: "geheim".into(),
+                ..Default::default()
+            },
             pb::JoinToken {
                 token: "geheim".into(),
                 ..Default::default()
@@ -81,6 +117,9 @@ mod tests {
             pb::RedeemUserRequest {
                 token: "geheim".into(),
                 ..Default::default()
+            },
+            pb::StoreJoinCredentialRequest {
+                token: "geheim".into(),
             },
         );
         assert!(

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 #[cfg(test)]
@@ -100,6 +100,21 @@ where
     I: IntoIterator,
     I::Item: AsRef<OsStr>,
 {
+    run_with_input(program, args, &[], limit, cap).await
+}
+
+/// As [`run`], with something to read on stdin.
+pub async fn run_with_input<I>(
+    program: &str,
+    args: I,
+    input: &[u8],
+    limit: Duration,
+    cap: usize,
+) -> Result<Output, Error>
+where
+    I: IntoIterator,
+    I::Item: AsRef<OsStr>,
+{
     let args: Vec<OsString> = args
         .into_iter()
         .map(|arg| arg.as_ref().to_owned())
@@ -114,7 +129,11 @@ where
         .env_clear()
         .env("PATH", PATH)
         .env("LANG", "C")
-        .stdin(Stdio::null())
+        .stdin(if input.is_empty() {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
@@ -127,8 +146,9 @@ where
     let mut group = Group::of(&child);
     let (mut stdout, mut stderr) = (Capture::new(cap), Capture::new(cap));
     let (out, err) = (child.stdout.take(), child.stderr.take());
+    let stdin = child.stdin.take();
     let work = async {
-        tokio::try_join!(stdout.read(out), stderr.read(err))?;
+        tokio::try_join!(stdout.read(out), stderr.read(err), feed(stdin, input))?;
         child.wait().await
     };
     let ended = tokio::time::timeout(limit, work).await;
@@ -161,6 +181,17 @@ where
             })
         }
     }
+}
+
+/// Writes the input and closes it. A program that ends before it has read all says so by how it ends.
+async fn feed(stdin: Option<tokio::process::ChildStdin>, input: &[u8]) -> io::Result<()> {
+    if let Some(mut stdin) = stdin {
+        match stdin.write_all(input).await {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The process group of a child; killed when this is dropped before the child has ended.

@@ -13,6 +13,8 @@ mod glob;
 mod journal;
 mod machine;
 mod network;
+mod process;
+mod removal;
 mod systemd;
 
 #[cfg(test)]
@@ -21,6 +23,8 @@ mod tests;
 pub use journal::FakeJournal;
 pub use machine::{FakeMachine, MachineState};
 pub use network::{FakeNetwork, NetworkState};
+pub use process::FakeProcesses;
+pub use removal::FakeRemoval;
 pub use systemd::{Exit, FakeSystemd, Order, Run, Running};
 
 /// A machine for tests: 4 GiB of memory, 40 GiB of disk, Debian, one link `eth0`, nothing installed.
@@ -36,6 +40,10 @@ pub struct FakeHost {
     pub machine: Arc<FakeMachine>,
     /// Its links, addresses and routes.
     pub network: Arc<FakeNetwork>,
+    /// What runs on it.
+    pub processes: Arc<FakeProcesses>,
+    /// Takes away its mounts and files.
+    pub removal: Arc<FakeRemoval>,
     directory: PathBuf,
     /// Removes the directory at the end, where this host made it.
     temporary: Option<tempfile::TempDir>,
@@ -66,6 +74,8 @@ impl FakeHost {
             journal: Arc::new(FakeJournal::default()),
             machine: Arc::new(FakeMachine::new(hostname)),
             network: Arc::new(FakeNetwork::default()),
+            processes: Arc::new(FakeProcesses::default()),
+            removal: Arc::new(FakeRemoval::new(root.clone())),
             root,
             directory,
             temporary: None,
@@ -80,6 +90,8 @@ impl FakeHost {
             journal: self.journal.clone(),
             machine: self.machine.clone(),
             network: self.network.clone(),
+            processes: self.processes.clone(),
+            removal: self.removal.clone(),
         }
     }
 
@@ -96,6 +108,7 @@ impl FakeHost {
     /// Loses power and comes up again: whatever ran is dropped, the boot id is a new one, enabled units are started.
     pub fn reboot(&self) {
         self.systemd.power_off();
+        self.processes.clear();
         self.machine.change(|state| {
             state.facts.boot_id = Some(format!("{:032x}", next_number()));
         });

@@ -2,7 +2,7 @@
 //!
 //! The agent reaches files, processes, systemd, the journal, links and mounts through a [`Host`] and through nothing else. Files
 //! stand below a [`Root`]; everything that isn't a file is behind a narrow trait: [`Systemd`], [`Journal`], [`Machine`],
-//! [`Network`]. [`Host::real`] is the machine that the program runs on. With the feature `fake`, `fake::FakeHost` is a machine
+//! [`Network`], [`Processes`], [`Removal`]. [`Host::real`] is the machine that the program runs on. With the feature `fake`, `fake::FakeHost` is a machine
 //! made of a directory and of settable facts, on which the whole agent runs inside a test.
 //!
 //! Parsers are pure functions beside the code that reads their input. Nothing here knows k3s, fleets or the wire.
@@ -15,7 +15,10 @@ pub mod journal;
 pub mod machine;
 pub mod mounts;
 pub mod network;
+pub mod packet;
 pub mod presence;
+pub mod process;
+pub mod removal;
 pub mod snapshot;
 pub mod systemd;
 
@@ -25,9 +28,11 @@ pub use files::{Change, FileError, Root, staging::Staging};
 pub use journal::Journal;
 pub use machine::Machine;
 pub use network::Network;
+pub use process::Processes;
+pub use removal::Removal;
 pub use systemd::Systemd;
 
-/// A machine: its files and the four services that the agent asks about it. Cheap to clone.
+/// A machine: its files and the services that the agent asks about it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Host {
     /// The files.
@@ -40,6 +45,10 @@ pub struct Host {
     pub machine: Arc<dyn Machine>,
     /// Links, addresses, routes and packet rules.
     pub network: Arc<dyn Network>,
+    /// What runs.
+    pub processes: Arc<dyn Processes>,
+    /// Mounts and trees of files that go, in the mount namespace of PID 1.
+    pub removal: Arc<dyn Removal>,
 }
 
 impl Host {
@@ -47,8 +56,11 @@ impl Host {
     pub fn real() -> Self {
         let root = Root::real();
         let bus = systemd::bus::Bus::new();
+        let systemd = systemd::bus::BusSystemd::new(bus.clone());
         Self {
-            systemd: Arc::new(systemd::bus::BusSystemd::new(bus.clone())),
+            removal: Arc::new(removal::unit::InUnit::new(root.clone(), systemd.clone())),
+            processes: Arc::new(process::Proc::new(root.clone())),
+            systemd: Arc::new(systemd),
             journal: Arc::new(journal::Journalctl),
             machine: Arc::new(machine::linux::LinuxMachine::new(root.clone(), bus)),
             network: Arc::new(network::netlink::Netlink),

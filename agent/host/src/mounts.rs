@@ -15,7 +15,7 @@ use crate::files::{FileError, Root};
 mod tests;
 
 /// Where the table is.
-const TABLE: &str = "/proc/1/mountinfo";
+pub(crate) const TABLE: &str = "/proc/1/mountinfo";
 
 /// A mounted file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub mod choice;
 pub mod netlink;
 pub mod rules;
+pub mod tables;
 
 pub use choice::choose_node_ip;
 
@@ -22,6 +23,24 @@ pub enum NetworkError {
     /// No netlink socket.
     #[error("failed to open a netlink socket")]
     Socket(#[source] std::io::Error),
+    /// A link can't be taken away.
+    #[error("failed to delete the link {name}")]
+    Delete {
+        /// Its name.
+        name: String,
+        /// The answer.
+        #[source]
+        source: Box<rtnetlink::Error>,
+    },
+    /// Packet rules weren't changed.
+    #[error("failed to change the packet rules with {program}")]
+    Rules {
+        /// The program that should have.
+        program: String,
+        /// What came of it.
+        #[source]
+        source: crate::command::Error,
+    },
     /// A question was refused.
     #[error("failed to ask the kernel for its {what}")]
     Query {
@@ -151,4 +170,14 @@ pub trait Network: Send + Sync + Debug {
 
     /// The packet rules as text, by each tool that tells them.
     async fn packet_rules(&self) -> rules::PacketRules;
+
+    /// Deletes a link, known by number and name. One that is gone is no error.
+    async fn delete_link(&self, link: &Link) -> Result<(), NetworkError>;
+
+    /// The rules of iptables and ip6tables by each kind of tables that the kernel may have: those of nftables and the old ones.
+    /// `own_programs` is a directory in which the tools are looked for too where the machine has none.
+    async fn tables(&self, own_programs: &std::path::Path) -> Vec<tables::Tables>;
+
+    /// Changes rules by lines as `iptables-restore --noflush` takes them, all or none.
+    async fn edit_tables(&self, tool: &tables::Tool, lines: &str) -> Result<(), NetworkError>;
 }

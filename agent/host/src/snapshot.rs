@@ -5,17 +5,22 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Host;
 use crate::mounts::{self, Mount};
-use crate::network::{Address, Link, Route, rules::PacketRules};
+use crate::network::{Address, Link, Route, rules::PacketRules, tables::Tables};
+use crate::process::ProcessError;
 use crate::systemd::ListedUnit;
 
 #[cfg(test)]
 mod tests;
+
+/// Where network namespaces have names.
+pub const NETNS: &str = "/run/netns";
 
 /// What a snapshot looks at besides the network and the mounts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +31,10 @@ pub struct Scope {
     pub directories: Vec<String>,
     /// Kernel settings by their dotted name: `net.ipv4.ip_forward`.
     pub sysctls: Vec<String>,
+    /// Directories whose programs are looked for among the processes.
+    pub programs: Vec<String>,
+    /// Where iptables is looked for too where the machine has none; empty for nowhere.
+    pub own_programs: String,
 }
 
 /// A part of a snapshot, or why it isn't there.
@@ -76,6 +85,19 @@ pub struct Snapshot {
     pub directories: Vec<String>,
     /// The scope's kernel settings that this kernel has.
     pub sysctls: BTreeMap<String, String>,
+    /// iptables and ip6tables by kind of table. Pictures from before they were taken have none.
+    #[serde(default)]
+    pub tables: Vec<Tables>,
+    /// Named network namespaces.
+    #[serde(default)]
+    pub netns: Vec<String>,
+    /// Processes whose program lies below one of the scope's directories.
+    #[serde(default = "nothing")]
+    pub processes: Part<Vec<String>>,
+}
+
+fn nothing<T: Default>() -> Part<T> {
+    Part::Known(T::default())
 }
 
 /// Takes a snapshot.
@@ -96,7 +118,30 @@ pub async fn take(host: &Host, scope: &Scope) -> Snapshot {
         units: Part::of(host.systemd.list_units(&patterns).await),
         directories: existing(host, &scope.directories).await,
         sysctls: sysctls(host, &scope.sysctls).await,
+        tables: tables(host, &scope.own_programs).await,
+        netns: host.root.list(NETNS).await.unwrap_or_default(),
+        processes: Part::of(processes(host, &scope.programs).await),
     }
+}
+
+async fn tables(host: &Host, own_programs: &str) -> Vec<Tables> {
+    let directory = match own_programs {
+        "" => PathBuf::new(),
+        directory => host.root.path(directory),
+    };
+    host.network.tables(&directory).await
+}
+
+async fn processes(host: &Host, directories: &[String]) -> Result<Vec<String>, ProcessError> {
+    let running = host.processes.list().await?;
+    let named = running.iter().filter_map(|process| {
+        let program = process.program.as_ref().filter(|_| !process.is_zombie)?;
+        let is_below = directories
+            .iter()
+            .any(|directory| program.starts_with(directory));
+        is_below.then(|| format!("{} ({})", process.name, process.pid))
+    });
+    Ok(named.collect())
 }
 
 async fn existing(host: &Host, directories: &[String]) -> Vec<String> {

@@ -13,6 +13,7 @@ use canasta_transport::status::Fault;
 use super::error::Error;
 use crate::agent::Core;
 use crate::artefacts::{MAX_CHUNK, MAX_SIZE, Sha256Hex};
+use crate::k3s::server_url::ServerUrl;
 use crate::tasks::{TaskId, Work};
 use crate::tunnel::MAX_DATA;
 use crate::work;
@@ -21,6 +22,9 @@ use crate::work;
 const MAX_LINK: usize = 15;
 /// The most names for the API's certificate.
 const MAX_SANS: usize = 64;
+/// The most directories that one task may discard, and the longest path.
+const MAX_DISCARD: usize = 4096;
+const MAX_PATH: usize = 4096;
 /// The largest certificate, in bytes.
 const MAX_CERTIFICATE: usize = 16 * 1024;
 /// The most lines of a journal, and how many are sent when the caller leaves it open.
@@ -74,6 +78,7 @@ pub(super) fn task(core: &Core, request: pb::StartTaskRequest) -> Result<(TaskId
             k3s_spec(k3s)?;
         }
         Some(Verb::K3sAdopt(_)) => {}
+        Some(Verb::K3sUninstall(task)) => uninstall(task)?,
         None => {
             return Err(broken(
                 "spec.verb",
@@ -90,11 +95,46 @@ pub(super) fn task(core: &Core, request: pb::StartTaskRequest) -> Result<(TaskId
     Ok((id, work))
 }
 
+/// An uninstall: which step, and plain paths of what may be destroyed.
+fn uninstall(task: &pb::K3sUninstallTask) -> Result<(), Error> {
+    let known = pb::K3sUninstallStep::try_from(task.step)
+        .is_ok_and(|step| step != pb::K3sUninstallStep::Unspecified);
+    if !known {
+        return Err(broken(
+            "spec.k3s_uninstall.step",
+            format!(
+                "{} is no step of an uninstall that this agent knows",
+                task.step
+            ),
+        ));
+    }
+    let field = "spec.k3s_uninstall.discard";
+    if task.discard.len() > MAX_DISCARD {
+        return Err(broken(
+            field,
+            format!("at most {MAX_DISCARD} directories are discarded at once"),
+        ));
+    }
+    let is_plain = |path: &String| {
+        path.len() <= MAX_PATH
+            && path.starts_with('/')
+            && !path.contains('\0')
+            && !path.split('/').any(|part| matches!(part, "." | ".."))
+    };
+    if !task.discard.iter().all(is_plain) {
+        return Err(broken(
+            field,
+            format!("a directory is an absolute path of at most {MAX_PATH} bytes without . and .."),
+        ));
+    }
+    Ok(())
+}
+
 /// What k3s should be.
 fn k3s_spec(spec: &pb::K3sSpec) -> Result<(), Error> {
     const FIELD: &str = "spec.k3s_install.spec";
     let field = |name: &str| format!("{FIELD}.{name}");
-    role(&field("role"), spec.role)?;
+    let role = role(&field("role"), spec.role)?;
     if let Err(rule) = spec.version.parse::<K3sVersion>() {
         return Err(broken(&field("version"), rule));
     }
@@ -124,6 +164,13 @@ fn k3s_spec(spec: &pb::K3sSpec) -> Result<(), Error> {
             &field("node_name"),
             "the name of a node is a DNS name in lower case, at most 253 characters",
         ));
+    }
+    match (role, spec.server_url.parse::<ServerUrl>()) {
+        (pb::K3sRole::Agent, Err(rule)) => return Err(broken(&field("server_url"), rule)),
+        (pb::K3sRole::Server, _) if !spec.server_url.is_empty() => {
+            return Err(broken(&field("server_url"), "a server joins no other one"));
+        }
+        _ => {}
     }
     if spec.tls_sans.len() > MAX_SANS {
         return Err(broken(

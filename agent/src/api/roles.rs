@@ -54,6 +54,27 @@ pub(super) const TABLE: &[(&str, Least)] = &[
         "/canasta.fleet.v1.AgentService/GetApiCredentials",
         Least::Controller,
     ),
+    // Joining a cluster, and leaving one.
+    (
+        "/canasta.fleet.v1.AgentService/CreateJoinCredential",
+        Least::Controller,
+    ),
+    (
+        "/canasta.fleet.v1.AgentService/StoreJoinCredential",
+        Least::Controller,
+    ),
+    (
+        "/canasta.fleet.v1.AgentService/ReceiveProbes",
+        Least::Controller,
+    ),
+    (
+        "/canasta.fleet.v1.AgentService/SendProbes",
+        Least::Controller,
+    ),
+    (
+        "/canasta.fleet.v1.AgentService/InspectUninstall",
+        Least::Controller,
+    ),
     // The agent's certificate.
     (
         "/canasta.fleet.v1.AgentService/CreateCsr",

@@ -165,7 +165,8 @@ async fn configuration(host: &Host, traces: &Traces, unit: &Unit, sight: &mut Si
         .flatten()
         .unwrap_or_default();
     let arguments = config::arguments(&text);
-    let given = |option: &str| Some(values(&arguments, option)).filter(|values| !values.is_empty());
+    let given =
+        |option: &str| Some(config::values(&arguments, option)).filter(|values| !values.is_empty());
     let first = |option: &str, configured: &str| {
         given(option).map_or_else(|| configured.to_owned(), |mut values| values.swap_remove(0))
     };
@@ -188,26 +189,6 @@ async fn configuration(host: &Host, traces: &Traces, unit: &Unit, sight: &mut Si
         facts.node_name = machine.hostname.to_lowercase();
     }
     facts.arguments = arguments;
-}
-
-/// The values of an option that may be given more than once, each `--option value` or `--option=value`.
-fn values(arguments: &[String], option: &str) -> Vec<String> {
-    let mut values = Vec::new();
-    let mut arguments = arguments.iter();
-    while let Some(argument) = arguments.next() {
-        let value = match argument.split_once('=') {
-            Some((name, value)) if name == option => Some(value),
-            None if argument == option => arguments.next().map(String::as_str),
-            _ => None,
-        };
-        values.extend(
-            value
-                .into_iter()
-                .flat_map(|value| value.split(','))
-                .map(str::to_owned),
-        );
-    }
-    values
 }
 
 /// The version that the running process was started as; empty where nobody can tell.

@@ -19,6 +19,14 @@ pub struct Configured {
     pub node_ip: String,
     /// `node-name`.
     pub node_name: String,
+    /// `kubelet-arg`.
+    pub kubelet_args: Vec<String>,
+    /// `agent-token-file`: where the secret is, not the secret.
+    pub agent_token_file: String,
+    /// `default-local-storage-path`.
+    pub local_storage_path: String,
+    /// `cluster-cidr`; two where there are two families.
+    pub cluster_cidrs: Vec<String>,
 }
 
 /// Reads `config.yaml` and the drop-ins after it.
@@ -64,15 +72,33 @@ impl Configured {
                 None => (key, false),
             };
             self.keys.push(name.to_owned());
-            match name {
-                "tls-san" if appends => self.tls_sans.extend(texts(&value)),
-                "tls-san" => self.tls_sans = texts(&value),
-                "node-ip" => self.node_ip = texts(&value).into_iter().next().unwrap_or_default(),
-                "node-name" => {
-                    self.node_name = texts(&value).into_iter().next().unwrap_or_default();
+            let first = || texts(&value).into_iter().next().unwrap_or_default();
+            let list = match name {
+                "tls-san" => &mut self.tls_sans,
+                "kubelet-arg" => &mut self.kubelet_args,
+                "cluster-cidr" => &mut self.cluster_cidrs,
+                "node-ip" => {
+                    self.node_ip = first();
+                    continue;
                 }
-                _ => {}
+                "node-name" => {
+                    self.node_name = first();
+                    continue;
+                }
+                "agent-token-file" => {
+                    self.agent_token_file = first();
+                    continue;
+                }
+                "default-local-storage-path" => {
+                    self.local_storage_path = first();
+                    continue;
+                }
+                _ => continue,
+            };
+            if !appends {
+                list.clear();
             }
+            list.extend(texts(&value));
         }
         Ok(())
     }
@@ -121,6 +147,26 @@ pub fn arguments(unit_file: &str) -> Vec<String> {
         .next_back();
     let words = command.map(words).unwrap_or_default();
     redact(words.into_iter().skip(1))
+}
+
+/// The values of an option that may be given more than once, each `--option value` or `--option=value`.
+pub fn values(arguments: &[String], option: &str) -> Vec<String> {
+    let mut values = Vec::new();
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let value = match argument.split_once('=') {
+            Some((name, value)) if name == option => Some(value),
+            None if argument == option => arguments.next().map(String::as_str),
+            _ => None,
+        };
+        values.extend(
+            value
+                .into_iter()
+                .flat_map(|value| value.split(','))
+                .map(str::to_owned),
+        );
+    }
+    values
 }
 
 /// Splits at white space; single and double quotes hold words together.

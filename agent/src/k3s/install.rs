@@ -11,15 +11,20 @@ use canasta_steps::{Done, Reporter, StepError};
 
 use super::paths;
 use super::record::{Origin, Record, Role};
+use super::server_url::ServerUrl;
 use super::traces::Traces;
 
 mod api_ready;
 mod binary;
 mod config;
+mod credential;
+mod joined;
 mod links;
 mod snapshot;
 mod start;
 mod unit;
+
+pub(crate) use snapshot::scope;
 
 #[cfg(test)]
 mod tests;
@@ -41,6 +46,8 @@ pub struct Timings {
     pub longest_pause: Duration,
     /// How often systemd may restart k3s while its API is waited for.
     pub most_restarts: u32,
+    /// How long a server that can't be reached is waited for before the join is given up with that cause.
+    pub patience: Duration,
 }
 
 impl Default for Timings {
@@ -53,6 +60,7 @@ impl Default for Timings {
             first_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(1),
             most_restarts: 3,
+            patience: Duration::from_secs(20),
         }
     }
 }
@@ -84,8 +92,14 @@ pub async fn run(
         unit: paths::unit(spec.role()),
     };
     check(spec)?;
-    if step == K3sInstallStep::ApiReady {
-        return work.api_ready(reporter).await;
+    match (step, spec.role()) {
+        (K3sInstallStep::ApiReady, K3sRole::Server) => return work.api_ready(reporter).await,
+        (K3sInstallStep::Joined, K3sRole::Agent) => return work.joined(reporter).await,
+        (K3sInstallStep::ApiReady, _) => return Err(other_role("a server")),
+        (K3sInstallStep::Joined | K3sInstallStep::DropCredential, K3sRole::Server) => {
+            return Err(other_role("an agent"));
+        }
+        _ => {}
     }
     let mut record = work.record().await?;
     match step {
@@ -99,8 +113,16 @@ pub async fn run(
         K3sInstallStep::Unit => work.unit(&mut record).await,
         K3sInstallStep::Links => work.links(&mut record).await,
         K3sInstallStep::Start => work.start(&mut record, reporter).await,
-        K3sInstallStep::ApiReady => unreachable!("handled above"),
+        K3sInstallStep::DropCredential => work.drop_credential(&mut record).await,
+        K3sInstallStep::ApiReady | K3sInstallStep::Joined => unreachable!("handled above"),
     }
+}
+
+fn other_role(whose: &str) -> StepError {
+    StepError::new(
+        "SPEC_INVALID",
+        format!("the step is one of {whose}, and the specification is of another role"),
+    )
 }
 
 /// The controller has checked the specification; what would do harm if it hadn't is checked once more.
@@ -118,11 +140,14 @@ fn check(spec: &K3sSpec) -> Result<(), StepError> {
                 .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     };
     match spec {
-        _ if spec.role() != K3sRole::Server => invalid("a role that this agent doesn't install"),
+        _ if spec.role() == K3sRole::Unspecified => invalid("no role"),
         _ if !is_hex(&spec.binary_sha256) => invalid("no SHA-256 of the binary"),
         _ if spec.version.is_empty() => invalid("no version"),
         _ if spec.node_name.is_empty() => invalid("no name of the node"),
         _ if spec.node_ip.is_empty() => invalid("no address of the node"),
+        _ if spec.role() == K3sRole::Agent && spec.server_url.parse::<ServerUrl>().is_err() => {
+            invalid("no server that the agent could join")
+        }
         _ => Ok(()),
     }
 }
@@ -130,38 +155,56 @@ fn check(spec: &K3sSpec) -> Result<(), StepError> {
 impl Work<'_> {
     /// The record, or a new one that isn't stored yet. Refuses what belongs to someone else.
     async fn record(&self) -> Result<Record, StepError> {
-        let wanted = Role::Server;
-        let record = match Record::load(self.host).await? {
-            Some(record) if record.origin == Origin::Adopted || !record.owned.is_empty() => record,
-            none_or_empty => {
-                // The preflight has said so before, but an answer may be minutes old, or was overruled.
-                let traces = Traces::look(self.host).await?;
-                return match traces.unit() {
-                    Some(unit) => Err(foreign(&unit.name, &traces)),
-                    None => {
-                        Ok(none_or_empty.unwrap_or_else(|| Record::new(Origin::Installed, wanted)))
-                    }
-                };
-            }
+        let wanted = match self.spec.role() {
+            K3sRole::Agent => Role::Agent,
+            K3sRole::Server | K3sRole::Unspecified => Role::Server,
         };
-        if record.origin == Origin::Adopted {
-            if !Traces::look(self.host).await?.is_present() {
-                // Whoever installed it has removed it.
-                return Ok(Record::new(Origin::Installed, wanted));
-            }
-            return Err(StepError::new("K3S_ADOPTED", "k3s on this node was installed by someone else and adopted; its files are not changed")
-                .subject(self.unit)
-                .hint("change its version and configuration with the means that installed it"));
-        }
-        if record.role != wanted {
-            return Err(
-                StepError::new("K3S_ROLE_CONFLICT", "this node has k3s in another role")
-                    .subject(paths::unit(record.role.into()))
-                    .hint("uninstall it first"),
-            );
-        }
-        Ok(record)
+        ours(self.host, wanted).await
     }
+}
+
+/// The record of a k3s in this role that the agent has installed or may install; a new one isn't stored yet.
+///
+/// # Errors
+/// `FOREIGN_K3S`, `K3S_ADOPTED` and `K3S_ROLE_CONFLICT`; errors of files and of systemd.
+pub(crate) async fn ours(host: &Host, wanted: Role) -> Result<Record, StepError> {
+    let record = match Record::load(host).await? {
+        Some(record) if record.origin == Origin::Adopted || record.is_install() => record,
+        begun => {
+            // The preflight has said so before, but an answer may be minutes old, or was overruled.
+            let traces = Traces::look(host).await?;
+            if let Some(unit) = traces.unit() {
+                return Err(foreign(&unit.name, &traces));
+            }
+            let record = begun.unwrap_or_else(|| Record::new(Origin::Installed, wanted));
+            return Ok(Record {
+                role: wanted,
+                ..record
+            });
+        }
+    };
+    if record.origin == Origin::Adopted {
+        if !Traces::look(host).await?.is_present() {
+            // Whoever installed it has removed it.
+            return Ok(Record::new(Origin::Installed, wanted));
+        }
+        return Err(StepError::new(
+            "K3S_ADOPTED",
+            "k3s on this node was installed by someone else and adopted; its files are not changed",
+        )
+        .subject(paths::unit(record.role.into()))
+        .hint("change its version and configuration with the means that installed it"));
+    }
+    if record.role != wanted {
+        let other = paths::unit(record.role.into());
+        return Err(StepError::new(
+            "K3S_ROLE_CONFLICT",
+            format!("this node has k3s in another role: {other} is installed"),
+        )
+        .subject(other)
+        .hint("uninstall it first, or use another machine"));
+    }
+    Ok(record)
 }
 
 /// A k3s whose unit is here and that the agent knows nothing of.

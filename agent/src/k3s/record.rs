@@ -137,7 +137,8 @@ pub struct Record {
     /// True when a file that k3s reads at its start was found damaged: a process that systemd started meanwhile may have read it.
     #[serde(default)]
     pub was_damaged: bool,
-    /// True when the process of k3s has to read something anew whose hash isn't recorded: the agent token.
+    /// True when the process of k3s has to read something anew whose hash isn't recorded: the agent token, the
+    /// credential of a join.
     #[serde(default)]
     pub restart_needed: bool,
     /// A start that was ordered and isn't known to have ended.
@@ -210,6 +211,13 @@ impl Record {
     /// The entry of a path.
     pub fn entry(&self, path: &str) -> Option<&Owned> {
         self.owned.iter().find(|entry| entry.path == path)
+    }
+
+    /// Whether an install has begun. A credential that was stored for one is none yet.
+    pub fn is_install(&self) -> bool {
+        self.owned
+            .iter()
+            .any(|entry| entry.path != paths::JOIN_TOKEN && entry.kind != Kind::Directory)
     }
 
     /// Adds an entry, or replaces the one of the same path.

@@ -46,23 +46,58 @@ struct Config<'a> {
     node_ip: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     flannel_iface: &'a str,
-    tls_san: Vec<&'a str>,
-    write_kubeconfig_mode: &'a str,
-    agent_token_file: &'a str,
+    #[serde(flatten)]
+    role: RoleConfig<'a>,
 }
 
-/// `config.yaml` of a server. Holds no secret: the agent token stands in a file of its own.
+/// The settings that only one role has.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum RoleConfig<'a> {
+    #[serde(rename_all = "kebab-case")]
+    Server {
+        tls_san: Vec<&'a str>,
+        write_kubeconfig_mode: &'a str,
+        agent_token_file: &'a str,
+    },
+    #[serde(rename_all = "kebab-case")]
+    Agent {
+        server: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        token_file: Option<&'a str>,
+    },
+}
+
+/// Whether an agent's configuration names the file with the credential of its join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// It is needed for the join, or for each start of this version.
+    Named,
+    /// There is none, or none any more.
+    Absent,
+}
+
+/// `config.yaml`. Holds no secret: tokens stand in files of their own. A server has no credential of a join.
 ///
 /// # Errors
 /// What the YAML writer says; no value of a [`K3sSpec`] is known to bring that about.
-pub fn config(spec: &K3sSpec) -> Result<String, serde_norway::Error> {
+pub fn config(spec: &K3sSpec, credential: Credential) -> Result<String, serde_norway::Error> {
+    let role = match spec.role() {
+        K3sRole::Agent => RoleConfig::Agent {
+            server: &spec.server_url,
+            token_file: (credential == Credential::Named).then_some(paths::JOIN_TOKEN),
+        },
+        K3sRole::Server | K3sRole::Unspecified => RoleConfig::Server {
+            tls_san: tls_sans(spec),
+            write_kubeconfig_mode: "0600",
+            agent_token_file: paths::AGENT_TOKEN,
+        },
+    };
     let config = Config {
         node_name: &spec.node_name,
         node_ip: &spec.node_ip,
         flannel_iface: &spec.flannel_link,
-        tls_san: tls_sans(spec),
-        write_kubeconfig_mode: "0600",
-        agent_token_file: paths::AGENT_TOKEN,
+        role,
     };
     Ok(format!(
         "{CONFIG_HEADER}{}",

@@ -20,8 +20,8 @@ pub struct Traces {
     pub binary: Option<String>,
     /// Whether a server's data directory has something in it.
     pub server_data: bool,
-    /// Whether the script of k3s's own installer is there.
-    pub uninstall_script: bool,
+    /// The script of k3s's own installer.
+    pub uninstall_script: Option<String>,
     /// The agent's record.
     pub record: Option<Record>,
 }
@@ -38,12 +38,18 @@ impl Traces {
                 binary = Some(path.to_owned());
             }
         }
+        let mut uninstall_script = None;
+        for path in paths::UNINSTALL_SCRIPTS {
+            if uninstall_script.is_none() && host.root.exists(path).await? {
+                uninstall_script = Some(path.to_owned());
+            }
+        }
         Ok(Self {
             server_unit: known(paths::SERVER_UNIT).await?,
             agent_unit: known(paths::AGENT_UNIT).await?,
             binary,
             server_data: !host.root.list(paths::SERVER_DIR).await?.is_empty(),
-            uninstall_script: host.root.exists(paths::UNINSTALL_SCRIPT).await?,
+            uninstall_script,
             record: Record::load(host).await?,
         })
     }
@@ -72,8 +78,8 @@ impl Traces {
     pub fn origin(&self) -> K3sOrigin {
         match &self.record {
             _ if !self.is_present() => K3sOrigin::Unspecified,
-            // A record without a single entry is left of an install that never wrote anything.
-            Some(record) if record.origin == Origin::Installed && record.owned.is_empty() => {
+            // Such a record is left of an install that never wrote anything of k3s.
+            Some(record) if record.origin == Origin::Installed && !record.is_install() => {
                 K3sOrigin::Foreign
             }
             Some(record) => record.origin.into(),
@@ -93,9 +99,11 @@ impl Traces {
         if self.server_data {
             found.push(format!("data in {}", paths::SERVER_DIR));
         }
-        if self.uninstall_script {
-            found.push(format!("script {}", paths::UNINSTALL_SCRIPT));
-        }
+        found.extend(
+            self.uninstall_script
+                .as_ref()
+                .map(|path| format!("script {path}")),
+        );
         found
     }
 }

@@ -93,12 +93,12 @@ pub async fn with_journal(
     since: SystemTime,
     error: StepError,
 ) -> StepError {
-    let mut lines = tail(host, unit, since).await;
+    let mut lines = tail(host, unit, Since::Time(since)).await;
     let mut cause = cause_of(lines.iter().map(String::as_str));
     if cause.is_none() {
         // The last words of a process may reach the journal after the news of its end.
         tokio::time::sleep(JOURNAL_LAG).await;
-        lines = tail(host, unit, since).await;
+        lines = tail(host, unit, Since::Time(since)).await;
         cause = cause_of(lines.iter().map(String::as_str));
     }
     let error = match cause {
@@ -107,23 +107,33 @@ pub async fn with_journal(
             .hint(cause.hint),
         None => error,
     };
+    error.evidence(as_evidence(host, unit, lines).await)
+}
+
+/// The end of the unit's journal as evidence.
+pub async fn evidence(host: &Host, unit: &str, since: Since) -> Evidence {
+    let lines = tail(host, unit, since).await;
+    as_evidence(host, unit, lines).await
+}
+
+async fn as_evidence(host: &Host, unit: &str, lines: Vec<String>) -> Evidence {
     let hostname = host
         .machine
         .facts()
         .await
         .map(|facts| facts.hostname)
         .unwrap_or_default();
-    error.evidence(Evidence {
+    Evidence {
         title: format!("journal of {unit}"),
         lines,
         source: format!("agent on {hostname}"),
         at: Some(host.machine.now().into()),
-    })
+    }
 }
 
 /// The last lines; a line that says why where they can't be read.
-async fn tail(host: &Host, unit: &str, since: SystemTime) -> Vec<String> {
-    match host.journal.tail(unit, LINES, Since::Time(since)).await {
+async fn tail(host: &Host, unit: &str, since: Since) -> Vec<String> {
+    match host.journal.tail(unit, LINES, since).await {
         Ok(lines) => lines.into_iter().map(|line| cut(line.message)).collect(),
         Err(error) => vec![format!(
             "(not known: {})",

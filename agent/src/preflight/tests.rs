@@ -232,7 +232,7 @@ const CASES: [Case; 24] = [
         |seen| {
             seen.k3s = Some(Traces {
                 record: None,
-                uninstall_script: true,
+                uninstall_script: Some(paths::UNINSTALL_SCRIPTS[0].to_owned()),
                 ..own(Some(7))
             });
         },
@@ -409,7 +409,7 @@ async fn a_foreign_k3s_names_both_ways_out() {
     let mut seen = good().await;
     seen.k3s = Some(Traces {
         record: None,
-        uninstall_script: true,
+        uninstall_script: Some(paths::UNINSTALL_SCRIPTS[0].to_owned()),
         ..own(Some(7))
     });
     seen.listeners = Some(vec![listener(
@@ -449,6 +449,42 @@ async fn a_node_with_the_other_role_is_refused() {
     });
     assert_eq!(codes(&judge(&seen)), ["K3S_ROLE_CONFLICT"]);
     assert_eq!(codes(&rules::judge(&seen, K3sRole::Agent)), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_agent_needs_the_ports_of_its_role_alone() {
+    let mut seen = good().await;
+    let other = Some((7, "x"));
+    seen.listeners = Some(vec![
+        listener(Protocol::Tcp, ALL, 6443, other),
+        listener(Protocol::Tcp, LOOPBACK, 10257, other),
+    ]);
+    assert_eq!(rules::judge(&seen, K3sRole::Agent), []);
+    seen.listeners = Some(vec![
+        listener(Protocol::Tcp, ALL, 10250, other),
+        listener(Protocol::Udp, ALL, 8472, other),
+    ]);
+    let findings = rules::judge(&seen, K3sRole::Agent);
+    let subjects: Vec<&str> = findings.iter().map(|one| one.subject.as_str()).collect();
+    assert_eq!(subjects, ["10250/tcp", "8472/udp"]);
+}
+
+#[tokio::test]
+async fn a_foreign_agent_can_only_be_uninstalled() {
+    let mut seen = good().await;
+    seen.k3s = Some(Traces {
+        agent_unit: Some(unit("k3s-agent.service", Some(7))),
+        binary: Some(paths::BINARY.to_owned()),
+        uninstall_script: Some(paths::UNINSTALL_SCRIPTS[1].to_owned()),
+        ..Traces::default()
+    });
+    let findings = rules::judge(&seen, K3sRole::Agent);
+    assert_eq!(codes(&findings), ["FOREIGN_K3S"]);
+    let mend = &findings[0].mend;
+    assert!(
+        mend.contains("k3s-agent-uninstall.sh") && !mend.contains("--adopt"),
+        "{mend}"
+    );
 }
 
 #[tokio::test]

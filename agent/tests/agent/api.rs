@@ -77,6 +77,10 @@ async fn specifications_that_break_a_rule_are_refused() {
                 text
             };
         }),
+        ("server_url", |spec, text| {
+            spec.role = pb::K3sRole::Agent.into();
+            spec.server_url = text;
+        }),
     ];
     for (field, set) in fields {
         for text in bad_texts() {
@@ -90,7 +94,10 @@ async fn specifications_that_break_a_rule_are_refused() {
             );
         }
     }
-    let changes: [(&str, Edit); 9] = [
+    let changes: [(&str, Edit); 10] = [
+        ("server of a server", |task| {
+            task.spec.as_mut().expect("spec").server_url = "https://10.0.0.5:6443".to_owned();
+        }),
         ("step", |task| task.step = 0),
         ("unknown step", |task| task.step = 99),
         ("no spec", |task| task.spec = None),
@@ -206,6 +213,170 @@ async fn other_requests_that_break_a_rule_are_refused() {
                 .await,
         );
     }
+}
+
+#[tokio::test]
+async fn requests_about_joins_probes_and_uninstalls_that_break_a_rule_are_refused() {
+    let (_controller, _node, _agent, mut client) = joined().await;
+    let good = pb::CreateJoinCredentialRequest {
+        ttl_seconds: 600,
+        description: "w1".to_owned(),
+    };
+    for broken in [
+        pb::CreateJoinCredentialRequest {
+            ttl_seconds: 59,
+            ..good.clone()
+        },
+        pb::CreateJoinCredentialRequest {
+            ttl_seconds: 3601,
+            ..good.clone()
+        },
+        pb::CreateJoinCredentialRequest {
+            description: "x".repeat(101),
+            ..good.clone()
+        },
+        pb::CreateJoinCredentialRequest {
+            description: "a\nb".to_owned(),
+            ..good.clone()
+        },
+        pb::CreateJoinCredentialRequest {
+            description: "--ttl=0".to_owned(),
+            ..good.clone()
+        },
+    ] {
+        refused("create", client.create_join_credential(broken).await);
+    }
+    let not_a_server = client.create_join_credential(good).await;
+    let not_a_server = fault(&not_a_server.expect_err("there is no k3s"));
+    assert_eq!(not_a_server.code, Code::FailedPrecondition);
+    assert_eq!(not_a_server.reason, "NOT_A_SERVER");
+    for token in bad_texts()
+        .into_iter()
+        .chain([format!("K10{}::server:geheim", "0a".repeat(32))])
+    {
+        let answer = client
+            .store_join_credential(pb::StoreJoinCredentialRequest { token })
+            .await;
+        assert!(!format!("{answer:?}").contains("geheim"));
+        refused("store", answer);
+    }
+    let task = |step: i32, discard: &[&str]| {
+        let mut request = start_request("uninstall");
+        let uninstall = pb::K3sUninstallTask {
+            step,
+            discard: discard.iter().map(|&path| path.to_owned()).collect(),
+        };
+        let spec = request.spec.get_or_insert_default();
+        spec.verb = Some(Verb::K3sUninstall(uninstall));
+        request
+    };
+    for broken in [
+        task(0, &[]),
+        task(99, &[]),
+        task(1, &["relative"]),
+        task(1, &["/a/../b"]),
+    ] {
+        refused("uninstall", client.start_task(broken).await);
+    }
+    let port = |protocol: pb::ProbeProtocol, port| pb::ProbePort {
+        protocol: protocol.into(),
+        port,
+    };
+    let good = pb::SendProbesRequest {
+        nonce: vec![1; 16].into(),
+        address: "127.0.0.1".to_owned(),
+        ports: vec![port(pb::ProbeProtocol::Udp, 8472)],
+        count: 1,
+        size: 64,
+        timeout_ms: 100,
+    };
+    let edits: [fn(&mut pb::SendProbesRequest); 9] = [
+        |request| request.nonce = vec![1; 15].into(),
+        |request| request.address = "localhost".to_owned(),
+        |request| request.address = "0.0.0.0".to_owned(),
+        |request| request.ports.clear(),
+        |request| request.ports[0].port = 70_000,
+        |request| request.ports.push(request.ports[0]),
+        |request| request.count = 51,
+        |request| request.size = 1401,
+        |request| request.timeout_ms = 99,
+    ];
+    for edit in edits {
+        let mut broken = good.clone();
+        edit(&mut broken);
+        refused("send", client.send_probes(broken).await);
+    }
+    let broken = pb::ReceiveProbesRequest {
+        nonce: good.nonce,
+        ports: good.ports,
+        seconds: 31,
+    };
+    refused("receive", client.receive_probes(broken).await);
+}
+
+#[tokio::test]
+async fn probes_from_one_call_are_heard_by_the_other() {
+    let (_controller, _node, _agent, mut client) = joined().await;
+    let free = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let port = free.local_addr().expect("bound").port();
+    drop(free);
+    let ports = vec![pb::ProbePort {
+        protocol: pb::ProbeProtocol::Udp.into(),
+        port: port.into(),
+    }];
+    let receive = pb::ReceiveProbesRequest {
+        nonce: vec![3; 16].into(),
+        ports: ports.clone(),
+        seconds: 20,
+    };
+    let mut heard = client
+        .receive_probes(receive)
+        .await
+        .expect("it listens")
+        .into_inner();
+    let first = heard
+        .message()
+        .await
+        .expect("alive")
+        .expect("listening")
+        .event;
+    let Some(pb::receive_probes_response::Event::Listening(listening)) = first else {
+        panic!("{first:?}");
+    };
+    assert_eq!(listening.listeners[0].listener(), pb::ProbeListener::Socket);
+    let send = pb::SendProbesRequest {
+        nonce: vec![3; 16].into(),
+        address: "127.0.0.1".to_owned(),
+        ports,
+        count: 1,
+        size: 100,
+        timeout_ms: 1000,
+    };
+    let sent = client.send_probes(send).await.expect("sent").into_inner();
+    assert_eq!(sent.results[0].outcome(), pb::ProbeOutcome::Sent);
+    let next = heard
+        .message()
+        .await
+        .expect("alive")
+        .expect("an arrival")
+        .event;
+    let Some(pb::receive_probes_response::Event::Arrival(arrival)) = next else {
+        panic!("{next:?}");
+    };
+    assert_eq!((arrival.sequence, arrival.size), (1, 100));
+}
+
+#[tokio::test]
+async fn a_clean_node_is_told_as_clean() {
+    let (_controller, _node, _agent, mut client) = joined().await;
+    let found = client
+        .inspect_uninstall(pb::InspectUninstallRequest {})
+        .await
+        .expect("a look")
+        .into_inner();
+    assert!(found.clean && found.found.is_empty(), "{found:?}");
+    assert_eq!(found.local_path, "/var/lib/rancher/k3s/storage");
+    assert!(found.k3s.is_some_and(|k3s| !k3s.present));
 }
 
 #[tokio::test]

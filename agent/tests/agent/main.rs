@@ -6,5 +6,6 @@ mod controller;
 mod fixture;
 mod identity;
 mod join;
+mod removal;
 mod tasks;
 mod tunnel;

@@ -19,6 +19,7 @@ pub(crate) fn start_request(id: &str) -> pb::StartTaskRequest {
             flannel_link: "eth0".to_owned(),
             node_name: "cp1".to_owned(),
             tls_sans: vec!["k8s.example.org".to_owned()],
+            server_url: String::new(),
         }),
         step: pb::K3sInstallStep::Snapshot.into(),
     };

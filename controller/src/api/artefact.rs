@@ -19,6 +19,9 @@ pub(super) struct ArtefactApi {
 
 #[tonic::async_trait]
 impl ArtefactService for ArtefactApi {
+    type GetAgentPackageStream =
+        futures_util::stream::BoxStream<'static, Result<pb::GetAgentPackageResponse, Status>>;
+
     async fn list_artefacts(
         &self,
         _: Request<pb::ListArtefactsRequest>,
@@ -52,6 +55,13 @@ impl ArtefactService for ArtefactApi {
         });
         response.extensions_mut().insert(subject);
         Ok(response)
+    }
+
+    async fn get_agent_package(
+        &self,
+        _: Request<pb::GetAgentPackageRequest>,
+    ) -> Answer<Self::GetAgentPackageStream> {
+        Err(Status::unimplemented("GetAgentPackage"))
     }
 }
 

@@ -77,6 +77,52 @@ impl ClusterService for ClusterApi {
             cluster: Some(cluster),
         }))
     }
+
+    async fn join_workers(
+        &self,
+        _: Request<pb::JoinWorkersRequest>,
+    ) -> Answer<pb::JoinWorkersResponse> {
+        Err(Status::unimplemented("JoinWorkers"))
+    }
+
+    async fn uninstall_k3s(
+        &self,
+        _: Request<pb::UninstallK3sRequest>,
+    ) -> Answer<pb::UninstallK3sResponse> {
+        Err(Status::unimplemented("UninstallK3s"))
+    }
+
+    async fn forget_cluster(
+        &self,
+        _: Request<pb::ForgetClusterRequest>,
+    ) -> Answer<pb::ForgetClusterResponse> {
+        Err(Status::unimplemented("ForgetCluster"))
+    }
+
+    async fn get_kubeconfig(
+        &self,
+        _: Request<pb::GetKubeconfigRequest>,
+    ) -> Answer<pb::GetKubeconfigResponse> {
+        Err(Status::unimplemented("GetKubeconfig"))
+    }
+
+    async fn cordon_node(
+        &self,
+        _: Request<pb::CordonNodeRequest>,
+    ) -> Answer<pb::CordonNodeResponse> {
+        Err(Status::unimplemented("CordonNode"))
+    }
+
+    async fn uncordon_node(
+        &self,
+        _: Request<pb::UncordonNodeRequest>,
+    ) -> Answer<pb::UncordonNodeResponse> {
+        Err(Status::unimplemented("UncordonNode"))
+    }
+
+    async fn drain_node(&self, _: Request<pb::DrainNodeRequest>) -> Answer<pb::DrainNodeResponse> {
+        Err(Status::unimplemented("DrainNode"))
+    }
 }
 
 /// A response with what the audit trail needs to know.

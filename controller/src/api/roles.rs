@@ -37,6 +37,32 @@ pub const TABLE: &[Rule] = &[
         "/canasta.fleet.v1.ClusterService/AdoptControlPlane",
         Role::Admin,
     ),
+    Rule::changes(
+        "/canasta.fleet.v1.ClusterService/JoinWorkers",
+        Role::Operator,
+    ),
+    Rule::changes(
+        "/canasta.fleet.v1.ClusterService/UninstallK3s",
+        Role::Operator,
+    ),
+    Rule::changes(
+        "/canasta.fleet.v1.ClusterService/ForgetCluster",
+        Role::Admin,
+    ),
+    // Hands out a secret, so it is audited as a change is.
+    Rule::changes(
+        "/canasta.fleet.v1.ClusterService/GetKubeconfig",
+        Role::Admin,
+    ),
+    Rule::changes(
+        "/canasta.fleet.v1.ClusterService/CordonNode",
+        Role::Operator,
+    ),
+    Rule::changes(
+        "/canasta.fleet.v1.ClusterService/UncordonNode",
+        Role::Operator,
+    ),
+    Rule::changes("/canasta.fleet.v1.ClusterService/DrainNode", Role::Operator),
     // Operations.
     Rule::reads(
         "/canasta.fleet.v1.OperationService/ListOperations",
@@ -61,6 +87,10 @@ pub const TABLE: &[Rule] = &[
     ),
     Rule::changes(
         "/canasta.fleet.v1.ArtefactService/ImportArtefact",
+        Role::Admin,
+    ),
+    Rule::reads(
+        "/canasta.fleet.v1.ArtefactService/GetAgentPackage",
         Role::Admin,
     ),
     // People.

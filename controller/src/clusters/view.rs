@@ -100,6 +100,7 @@ pub(super) fn merge(
             source: asked.source.clone(),
             observed_at: Some(asked.at),
         }),
+        debts: Vec::new(),
     }
 }
 

@@ -171,6 +171,7 @@ pub async fn install(
         tls_sans: planned.tls_sans.clone(),
         findings: known.findings,
         steps: Vec::new(),
+        ..pb::InstallPlan::default()
     };
     let job = Job {
         asked: Asked::of(asked),

@@ -281,6 +281,7 @@ impl AgentService for Api {
     }
 
     type TunnelStream = Events<pb::TunnelResponse>;
+    type ReceiveProbesStream = Events<pb::ReceiveProbesResponse>;
 
     async fn tunnel(
         &self,
@@ -300,6 +301,41 @@ impl AgentService for Api {
         &self,
         _request: Request<pb::GetJournalRequest>,
     ) -> Result<Response<pb::GetJournalResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn create_join_credential(
+        &self,
+        _: Request<pb::CreateJoinCredentialRequest>,
+    ) -> Result<Response<pb::CreateJoinCredentialResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn store_join_credential(
+        &self,
+        _: Request<pb::StoreJoinCredentialRequest>,
+    ) -> Result<Response<pb::StoreJoinCredentialResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn receive_probes(
+        &self,
+        _: Request<pb::ReceiveProbesRequest>,
+    ) -> Result<Response<Self::ReceiveProbesStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn send_probes(
+        &self,
+        _: Request<pb::SendProbesRequest>,
+    ) -> Result<Response<pb::SendProbesResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn inspect_uninstall(
+        &self,
+        _: Request<pb::InspectUninstallRequest>,
+    ) -> Result<Response<pb::InspectUninstallResponse>, Status> {
         Err(Status::unimplemented("not here"))
     }
 }

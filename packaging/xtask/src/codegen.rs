@@ -14,12 +14,15 @@ pub const CODE: &str = "canasta.fleet.v1.rs";
 pub const DESCRIPTORS: &str = "canasta.fleet.v1.bin";
 
 /// Messages that hold a secret: their `Debug` stands in `proto/src/redacted.rs` and leaves it out.
-const SECRETS: [&str; 5] = [
+const SECRETS: [&str; 8] = [
     ".canasta.fleet.v1.AddUserResponse",
+    ".canasta.fleet.v1.CreateJoinCredentialResponse",
     ".canasta.fleet.v1.EnrolHostRequest",
     ".canasta.fleet.v1.GetApiCredentialsResponse",
+    ".canasta.fleet.v1.GetKubeconfigResponse",
     ".canasta.fleet.v1.JoinToken",
     ".canasta.fleet.v1.RedeemUserRequest",
+    ".canasta.fleet.v1.StoreJoinCredentialRequest",
 ];
 
 /// Why generation failed.

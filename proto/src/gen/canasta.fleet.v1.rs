@@ -497,12 +497,15 @@ pub struct K3sSpec {
     /// Names and addresses for the API's certificate.
     #[prost(string, repeated, tag = "7")]
     pub tls_sans: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The server that an agent joins, `<https://10.0.0.5:6443`;> empty for a server.
+    #[prost(string, tag = "8")]
+    pub server_url: ::prost::alloc::string::String,
 }
 /// What a task does.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskSpec {
     /// One verb of the closed set.
-    #[prost(oneof = "task_spec::Verb", tags = "1, 2")]
+    #[prost(oneof = "task_spec::Verb", tags = "1, 2, 3")]
     pub verb: ::core::option::Option<task_spec::Verb>,
 }
 /// Nested message and enum types in `TaskSpec`.
@@ -516,6 +519,9 @@ pub mod task_spec {
         /// Recording a k3s that someone else installed.
         #[prost(message, tag = "2")]
         K3sAdopt(super::K3sAdoptTask),
+        /// A step of uninstalling k3s.
+        #[prost(message, tag = "3")]
+        K3sUninstall(super::K3sUninstallTask),
     }
 }
 /// A step of installing k3s.
@@ -531,6 +537,17 @@ pub struct K3sInstallTask {
 /// Recording a k3s that someone else installed. Nothing on the node is changed but the agent's own records.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct K3sAdoptTask {}
+/// A step of uninstalling k3s. Safe on a node that is clean, half installed, or whose API is dead.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct K3sUninstallTask {
+    /// Which step.
+    #[prost(enumeration = "K3sUninstallStep", tag = "1")]
+    pub step: i32,
+    /// Directories below the local-path directory whose content may be destroyed, absolute paths as InspectUninstall told them. The
+    /// steps that would destroy anything else are refused.
+    #[prost(string, repeated, tag = "2")]
+    pub discard: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 /// A task to start.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StartTaskRequest {
@@ -733,6 +750,216 @@ pub struct InstallCertificateRequest {
 /// The certificate is stored and used for new connections.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InstallCertificateResponse {}
+/// A credential for joining is asked for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateJoinCredentialRequest {
+    /// How long a bootstrap token is good, in seconds, 60 to 3600.
+    #[prost(uint32, tag = "1")]
+    pub ttl_seconds: u32,
+    /// What a bootstrap token is described by, so that a left-over one can be found: at most 100 printable characters.
+    #[prost(string, tag = "2")]
+    pub description: ::prost::alloc::string::String,
+}
+/// A credential for joining. Secret: kept in memory alone, never logged or stored by the controller.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct CreateJoinCredentialResponse {
+    /// The whole token, `K10<SHA-256 of the CA>::<credential>`.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+    /// What it is.
+    #[prost(enumeration = "JoinCredentialKind", tag = "2")]
+    pub kind: i32,
+    /// The id of a bootstrap token, which is no secret; empty otherwise.
+    #[prost(string, tag = "3")]
+    pub token_id: ::prost::alloc::string::String,
+}
+/// A credential to keep. Secret.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct StoreJoinCredentialRequest {
+    /// The whole token.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+}
+/// The credential is in its file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoreJoinCredentialResponse {}
+/// A port that is probed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProbePort {
+    /// How.
+    #[prost(enumeration = "ProbeProtocol", tag = "1")]
+    pub protocol: i32,
+    /// Its number.
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+}
+/// Probes of a peer to listen for.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReceiveProbesRequest {
+    /// 16 random bytes that mark the probes of this round.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub nonce: ::prost::bytes::Bytes,
+    /// Where, at most 16.
+    #[prost(message, repeated, tag = "2")]
+    pub ports: ::prost::alloc::vec::Vec<ProbePort>,
+    /// For how long, in seconds, 1 to 30.
+    #[prost(uint32, tag = "3")]
+    pub seconds: u32,
+}
+/// Something that the listening agent tells.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReceiveProbesResponse {
+    /// What.
+    #[prost(oneof = "receive_probes_response::Event", tags = "1, 2")]
+    pub event: ::core::option::Option<receive_probes_response::Event>,
+}
+/// Nested message and enum types in `ReceiveProbesResponse`.
+pub mod receive_probes_response {
+    /// What.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Event {
+        /// Where it listens; the first message, once.
+        #[prost(message, tag = "1")]
+        Listening(super::ProbeListening),
+        /// A probe that arrived.
+        #[prost(message, tag = "2")]
+        Arrival(super::ProbeArrival),
+    }
+}
+/// Where an agent listens.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProbeListening {
+    /// In the order of the request.
+    #[prost(message, repeated, tag = "1")]
+    pub listeners: ::prost::alloc::vec::Vec<ProbeListenerState>,
+}
+/// One port that an agent listens on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProbeListenerState {
+    /// Which.
+    #[prost(message, optional, tag = "1")]
+    pub port: ::core::option::Option<ProbePort>,
+    /// How.
+    #[prost(enumeration = "ProbeListener", tag = "2")]
+    pub listener: i32,
+    /// Why not; empty otherwise.
+    #[prost(string, tag = "3")]
+    pub error: ::prost::alloc::string::String,
+}
+/// A probe that arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProbeArrival {
+    /// Where.
+    #[prost(message, optional, tag = "1")]
+    pub port: ::core::option::Option<ProbePort>,
+    /// Its number: 1 for the first datagram; 0 for a connection.
+    #[prost(uint32, tag = "2")]
+    pub sequence: u32,
+    /// Bytes of the datagram's payload.
+    #[prost(uint32, tag = "3")]
+    pub size: u32,
+}
+/// Probes to send.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SendProbesRequest {
+    /// As the receiving agent was given it.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub nonce: ::prost::bytes::Bytes,
+    /// The peer's IP address.
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+    /// Where, at most 16.
+    #[prost(message, repeated, tag = "3")]
+    pub ports: ::prost::alloc::vec::Vec<ProbePort>,
+    /// How many datagrams to each UDP port, 1 to 50.
+    #[prost(uint32, tag = "4")]
+    pub count: u32,
+    /// Bytes of payload of each datagram, 32 to 1400. None is smaller than the 70 bytes that the probe itself needs.
+    #[prost(uint32, tag = "5")]
+    pub size: u32,
+    /// How long a connection may take, in milliseconds, 100 to 10000.
+    #[prost(uint32, tag = "6")]
+    pub timeout_ms: u32,
+}
+/// What came of the probes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SendProbesResponse {
+    /// In the order of the request.
+    #[prost(message, repeated, tag = "1")]
+    pub results: ::prost::alloc::vec::Vec<ProbeResult>,
+}
+/// What came of the probes to one port.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProbeResult {
+    /// Which.
+    #[prost(message, optional, tag = "1")]
+    pub port: ::core::option::Option<ProbePort>,
+    /// What came of it.
+    #[prost(enumeration = "ProbeOutcome", tag = "2")]
+    pub outcome: i32,
+    /// What the system says; empty when it was sent.
+    #[prost(string, tag = "3")]
+    pub error: ::prost::alloc::string::String,
+}
+/// A look at what an uninstall would do is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InspectUninstallRequest {}
+/// What an uninstall would destroy and what stands in its way.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InspectUninstallResponse {
+    /// When the agent looked, by the node's clock.
+    #[prost(message, optional, tag = "1")]
+    pub observed_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// True when nothing of k3s is on this node: no unit, no binary, no data, no link, no rule.
+    #[prost(bool, tag = "2")]
+    pub clean: bool,
+    /// k3s as the facts tell it.
+    #[prost(message, optional, tag = "3")]
+    pub k3s: ::core::option::Option<K3sFacts>,
+    /// The local-path directory, read from the configuration of k3s.
+    #[prost(string, tag = "4")]
+    pub local_path: ::prost::alloc::string::String,
+    /// What lies in it, each a directory or file that a volume may keep its data in.
+    #[prost(message, repeated, tag = "5")]
+    pub stored: ::prost::alloc::vec::Vec<StoredData>,
+    /// Mounts below directories of k3s that are not k3s's own; they are never crossed.
+    #[prost(message, repeated, tag = "6")]
+    pub foreign_mounts: ::prost::alloc::vec::Vec<ForeignMount>,
+    /// Left-overs in words: units, links, mounts, processes, rules, files.
+    #[prost(string, repeated, tag = "7")]
+    pub found: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Parts that could not be looked at, with the reason.
+    #[prost(string, repeated, tag = "8")]
+    pub unknown: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Data in the local-path directory.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoredData {
+    /// Absolute path.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// Bytes of its files; those on other file systems are not counted.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// How many files.
+    #[prost(uint64, tag = "3")]
+    pub files: u64,
+}
+/// A mount that is not k3s's own.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForeignMount {
+    /// Where.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// What: device, export, directory.
+    #[prost(string, tag = "2")]
+    pub source: ::prost::alloc::string::String,
+    /// `ext4`, `nfs4`, …
+    #[prost(string, tag = "3")]
+    pub fs_type: ::prost::alloc::string::String,
+}
 /// The step of an install that a task does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -753,6 +980,10 @@ pub enum K3sInstallStep {
     Start = 6,
     /// Waits until the API server says that it is ready, asked with credentials.
     ApiReady = 7,
+    /// Waits until this agent has got its certificates from the server and its kubelet runs; a join that can't work is told by its cause.
+    Joined = 8,
+    /// Removes the join credential with the setting that names it, where this version of k3s starts without it.
+    DropCredential = 9,
 }
 impl K3sInstallStep {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -769,6 +1000,8 @@ impl K3sInstallStep {
             Self::Links => "K3S_INSTALL_STEP_LINKS",
             Self::Start => "K3S_INSTALL_STEP_START",
             Self::ApiReady => "K3S_INSTALL_STEP_API_READY",
+            Self::Joined => "K3S_INSTALL_STEP_JOINED",
+            Self::DropCredential => "K3S_INSTALL_STEP_DROP_CREDENTIAL",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -782,6 +1015,57 @@ impl K3sInstallStep {
             "K3S_INSTALL_STEP_LINKS" => Some(Self::Links),
             "K3S_INSTALL_STEP_START" => Some(Self::Start),
             "K3S_INSTALL_STEP_API_READY" => Some(Self::ApiReady),
+            "K3S_INSTALL_STEP_JOINED" => Some(Self::Joined),
+            "K3S_INSTALL_STEP_DROP_CREDENTIAL" => Some(Self::DropCredential),
+            _ => None,
+        }
+    }
+}
+/// The step of an uninstall that a task does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum K3sUninstallStep {
+    /// Not set.
+    Unspecified = 0,
+    /// Stops and disables the units.
+    Stop = 1,
+    /// Ends the processes that k3s left running: shims and what runs in their containers.
+    Processes = 2,
+    /// Takes away the mounts of k3s, in the mount namespace of PID 1.
+    Mounts = 3,
+    /// Takes away network namespaces, links and packet rules of k3s, own names only.
+    Network = 4,
+    /// Removes files: what this agent owns, and what belongs to k3s by its own documentation; never across a mount.
+    Files = 5,
+    /// Compares with the picture from before the install, tells what is left, and forgets the record.
+    Compare = 6,
+}
+impl K3sUninstallStep {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "K3S_UNINSTALL_STEP_UNSPECIFIED",
+            Self::Stop => "K3S_UNINSTALL_STEP_STOP",
+            Self::Processes => "K3S_UNINSTALL_STEP_PROCESSES",
+            Self::Mounts => "K3S_UNINSTALL_STEP_MOUNTS",
+            Self::Network => "K3S_UNINSTALL_STEP_NETWORK",
+            Self::Files => "K3S_UNINSTALL_STEP_FILES",
+            Self::Compare => "K3S_UNINSTALL_STEP_COMPARE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "K3S_UNINSTALL_STEP_UNSPECIFIED" => Some(Self::Unspecified),
+            "K3S_UNINSTALL_STEP_STOP" => Some(Self::Stop),
+            "K3S_UNINSTALL_STEP_PROCESSES" => Some(Self::Processes),
+            "K3S_UNINSTALL_STEP_MOUNTS" => Some(Self::Mounts),
+            "K3S_UNINSTALL_STEP_NETWORK" => Some(Self::Network),
+            "K3S_UNINSTALL_STEP_FILES" => Some(Self::Files),
+            "K3S_UNINSTALL_STEP_COMPARE" => Some(Self::Compare),
             _ => None,
         }
     }
@@ -815,6 +1099,155 @@ impl JournalUnit {
             "JOURNAL_UNIT_UNSPECIFIED" => Some(Self::Unspecified),
             "JOURNAL_UNIT_K3S" => Some(Self::K3s),
             "JOURNAL_UNIT_CANASTA_AGENT" => Some(Self::CanastaAgent),
+            _ => None,
+        }
+    }
+}
+/// What a credential for joining is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum JoinCredentialKind {
+    /// Not set.
+    Unspecified = 0,
+    /// A bootstrap token: agents only, ends by itself.
+    BootstrapToken = 1,
+    /// The cluster's own agent token, which is not the server's: agents only, does not end.
+    AgentToken = 2,
+}
+impl JoinCredentialKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "JOIN_CREDENTIAL_KIND_UNSPECIFIED",
+            Self::BootstrapToken => "JOIN_CREDENTIAL_KIND_BOOTSTRAP_TOKEN",
+            Self::AgentToken => "JOIN_CREDENTIAL_KIND_AGENT_TOKEN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "JOIN_CREDENTIAL_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "JOIN_CREDENTIAL_KIND_BOOTSTRAP_TOKEN" => Some(Self::BootstrapToken),
+            "JOIN_CREDENTIAL_KIND_AGENT_TOKEN" => Some(Self::AgentToken),
+            _ => None,
+        }
+    }
+}
+/// How a port is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ProbeProtocol {
+    /// Not set.
+    Unspecified = 0,
+    /// A connection that is opened and closed.
+    Tcp = 1,
+    /// Numbered datagrams.
+    Udp = 2,
+}
+impl ProbeProtocol {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PROBE_PROTOCOL_UNSPECIFIED",
+            Self::Tcp => "PROBE_PROTOCOL_TCP",
+            Self::Udp => "PROBE_PROTOCOL_UDP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PROBE_PROTOCOL_UNSPECIFIED" => Some(Self::Unspecified),
+            "PROBE_PROTOCOL_TCP" => Some(Self::Tcp),
+            "PROBE_PROTOCOL_UDP" => Some(Self::Udp),
+            _ => None,
+        }
+    }
+}
+/// How an agent listens on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ProbeListener {
+    /// Not set.
+    Unspecified = 0,
+    /// By a socket of its own: nobody listened there.
+    Socket = 1,
+    /// UDP that someone else owns, as flannel owns 8472: a packet socket sees what arrives. Where the kernel has an overlay link, it
+    /// sees what the overlay delivers, which no filter on the node itself has dropped.
+    PacketSocket = 2,
+    /// TCP on which a service listens already: a connection to it is the proof.
+    Service = 3,
+    /// Not at all; the error says why.
+    None = 4,
+}
+impl ProbeListener {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PROBE_LISTENER_UNSPECIFIED",
+            Self::Socket => "PROBE_LISTENER_SOCKET",
+            Self::PacketSocket => "PROBE_LISTENER_PACKET_SOCKET",
+            Self::Service => "PROBE_LISTENER_SERVICE",
+            Self::None => "PROBE_LISTENER_NONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PROBE_LISTENER_UNSPECIFIED" => Some(Self::Unspecified),
+            "PROBE_LISTENER_SOCKET" => Some(Self::Socket),
+            "PROBE_LISTENER_PACKET_SOCKET" => Some(Self::PacketSocket),
+            "PROBE_LISTENER_SERVICE" => Some(Self::Service),
+            "PROBE_LISTENER_NONE" => Some(Self::None),
+            _ => None,
+        }
+    }
+}
+/// What came of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ProbeOutcome {
+    /// Not set.
+    Unspecified = 0,
+    /// Datagrams: sent; whether they arrive, the receiver tells. Connections: opened.
+    Sent = 1,
+    /// The peer's machine answered that nothing listens there.
+    Refused = 2,
+    /// Nothing answered: most likely a firewall drops it.
+    NoAnswer = 3,
+    /// There is no way there.
+    Unreachable = 4,
+}
+impl ProbeOutcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PROBE_OUTCOME_UNSPECIFIED",
+            Self::Sent => "PROBE_OUTCOME_SENT",
+            Self::Refused => "PROBE_OUTCOME_REFUSED",
+            Self::NoAnswer => "PROBE_OUTCOME_NO_ANSWER",
+            Self::Unreachable => "PROBE_OUTCOME_UNREACHABLE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PROBE_OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+            "PROBE_OUTCOME_SENT" => Some(Self::Sent),
+            "PROBE_OUTCOME_REFUSED" => Some(Self::Refused),
+            "PROBE_OUTCOME_NO_ANSWER" => Some(Self::NoAnswer),
+            "PROBE_OUTCOME_UNREACHABLE" => Some(Self::Unreachable),
             _ => None,
         }
     }
@@ -1214,6 +1647,146 @@ pub mod agent_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Makes, on a server, the weakest credential with which an agent can join: a bootstrap token where this k3s knows them, else
+        /// the cluster's own agent token. FAILED_PRECONDITION with reason NO_JOIN_CREDENTIAL where there is neither.
+        pub async fn create_join_credential(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateJoinCredentialRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateJoinCredentialResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.AgentService/CreateJoinCredential",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "canasta.fleet.v1.AgentService",
+                        "CreateJoinCredential",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Keeps a credential for joining a cluster in a file that only root can read, until it is dropped or k3s is uninstalled.
+        pub async fn store_join_credential(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StoreJoinCredentialRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StoreJoinCredentialResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.AgentService/StoreJoinCredential",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "canasta.fleet.v1.AgentService",
+                        "StoreJoinCredential",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Listens for the probes of a peer: tells first where it listens, then each probe that arrives. Ends by itself.
+        pub async fn receive_probes(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReceiveProbesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ReceiveProbesResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.AgentService/ReceiveProbes",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("canasta.fleet.v1.AgentService", "ReceiveProbes"),
+                );
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Sends probes to the address and ports of a peer, and tells what came of them.
+        pub async fn send_probes(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SendProbesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SendProbesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.AgentService/SendProbes",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("canasta.fleet.v1.AgentService", "SendProbes"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Tells what uninstalling k3s would destroy and what stands in its way; changes nothing.
+        pub async fn inspect_uninstall(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InspectUninstallRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::InspectUninstallResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.AgentService/InspectUninstall",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("canasta.fleet.v1.AgentService", "InspectUninstall"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1336,6 +1909,53 @@ pub mod agent_service_server {
             request: tonic::Request<super::InstallCertificateRequest>,
         ) -> std::result::Result<
             tonic::Response<super::InstallCertificateResponse>,
+            tonic::Status,
+        >;
+        /// Makes, on a server, the weakest credential with which an agent can join: a bootstrap token where this k3s knows them, else
+        /// the cluster's own agent token. FAILED_PRECONDITION with reason NO_JOIN_CREDENTIAL where there is neither.
+        async fn create_join_credential(
+            &self,
+            request: tonic::Request<super::CreateJoinCredentialRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateJoinCredentialResponse>,
+            tonic::Status,
+        >;
+        /// Keeps a credential for joining a cluster in a file that only root can read, until it is dropped or k3s is uninstalled.
+        async fn store_join_credential(
+            &self,
+            request: tonic::Request<super::StoreJoinCredentialRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StoreJoinCredentialResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the ReceiveProbes method.
+        type ReceiveProbesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ReceiveProbesResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Listens for the probes of a peer: tells first where it listens, then each probe that arrives. Ends by itself.
+        async fn receive_probes(
+            &self,
+            request: tonic::Request<super::ReceiveProbesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::ReceiveProbesStream>,
+            tonic::Status,
+        >;
+        /// Sends probes to the address and ports of a peer, and tells what came of them.
+        async fn send_probes(
+            &self,
+            request: tonic::Request<super::SendProbesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SendProbesResponse>,
+            tonic::Status,
+        >;
+        /// Tells what uninstalling k3s would destroy and what stands in its way; changes nothing.
+        async fn inspect_uninstall(
+            &self,
+            request: tonic::Request<super::InspectUninstallRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::InspectUninstallResponse>,
             tonic::Status,
         >;
     }
@@ -1965,6 +2585,235 @@ pub mod agent_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/canasta.fleet.v1.AgentService/CreateJoinCredential" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateJoinCredentialSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::CreateJoinCredentialRequest>
+                    for CreateJoinCredentialSvc<T> {
+                        type Response = super::CreateJoinCredentialResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateJoinCredentialRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::create_join_credential(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateJoinCredentialSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.AgentService/StoreJoinCredential" => {
+                    #[allow(non_camel_case_types)]
+                    struct StoreJoinCredentialSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::StoreJoinCredentialRequest>
+                    for StoreJoinCredentialSvc<T> {
+                        type Response = super::StoreJoinCredentialResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StoreJoinCredentialRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::store_join_credential(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StoreJoinCredentialSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.AgentService/ReceiveProbes" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReceiveProbesSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::ServerStreamingService<super::ReceiveProbesRequest>
+                    for ReceiveProbesSvc<T> {
+                        type Response = super::ReceiveProbesResponse;
+                        type ResponseStream = T::ReceiveProbesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReceiveProbesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::receive_probes(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReceiveProbesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.AgentService/SendProbes" => {
+                    #[allow(non_camel_case_types)]
+                    struct SendProbesSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::SendProbesRequest>
+                    for SendProbesSvc<T> {
+                        type Response = super::SendProbesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SendProbesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::send_probes(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SendProbesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.AgentService/InspectUninstall" => {
+                    #[allow(non_camel_case_types)]
+                    struct InspectUninstallSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::InspectUninstallRequest>
+                    for InspectUninstallSvc<T> {
+                        type Response = super::InspectUninstallResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InspectUninstallRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::inspect_uninstall(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InspectUninstallSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -2008,7 +2857,7 @@ pub mod agent_service_server {
 /// One artefact.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Artefact {
-    /// What it is: `k3s`.
+    /// What it is: `k3s`; `agent-deb` and `agent-rpm` are packages of the agent.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// `v1.34.8+k3s1`.
@@ -2063,10 +2912,10 @@ pub mod import_artefact_request {
 /// What is imported.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ImportHeader {
-    /// What it is: `k3s`.
+    /// What it is: `k3s`, or `agent` for a .deb or .rpm of the agent.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// `v1.34.8+k3s1`.
+    /// `v1.34.8+k3s1`; empty for a package, whose own version counts.
     #[prost(string, tag = "2")]
     pub version: ::prost::alloc::string::String,
     /// SHA-256 that the caller computed, hex.
@@ -2085,6 +2934,69 @@ pub struct ImportArtefactResponse {
     /// The artefact.
     #[prost(message, optional, tag = "1")]
     pub artefact: ::core::option::Option<Artefact>,
+}
+/// A package of the agent is asked for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetAgentPackageRequest {
+    /// The form.
+    #[prost(enumeration = "PackageFormat", tag = "1")]
+    pub format: i32,
+    /// `amd64`, `arm64`.
+    #[prost(string, tag = "2")]
+    pub arch: ::prost::alloc::string::String,
+}
+/// A part of a package.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetAgentPackageResponse {
+    /// What it is, or a part of the file.
+    #[prost(oneof = "get_agent_package_response::Part", tags = "1, 2")]
+    pub part: ::core::option::Option<get_agent_package_response::Part>,
+}
+/// Nested message and enum types in `GetAgentPackageResponse`.
+pub mod get_agent_package_response {
+    /// What it is, or a part of the file.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Part {
+        /// First, once.
+        #[prost(message, tag = "1")]
+        Artefact(super::Artefact),
+        /// Then the file, in order, at most 256 KiB each.
+        #[prost(bytes, tag = "2")]
+        Chunk(::prost::bytes::Bytes),
+    }
+}
+/// The form of a package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PackageFormat {
+    /// Not set.
+    Unspecified = 0,
+    /// Debian, Ubuntu and what comes of them.
+    Deb = 1,
+    /// Fedora, RHEL, openSUSE and what comes of them.
+    Rpm = 2,
+}
+impl PackageFormat {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PACKAGE_FORMAT_UNSPECIFIED",
+            Self::Deb => "PACKAGE_FORMAT_DEB",
+            Self::Rpm => "PACKAGE_FORMAT_RPM",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PACKAGE_FORMAT_UNSPECIFIED" => Some(Self::Unspecified),
+            "PACKAGE_FORMAT_DEB" => Some(Self::Deb),
+            "PACKAGE_FORMAT_RPM" => Some(Self::Rpm),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod artefact_service_client {
@@ -2223,6 +3135,36 @@ pub mod artefact_service_client {
                 );
             self.inner.client_streaming(req, path, codec).await
         }
+        /// Sends the package of the agent for a kind of machine: first what it is, then chunks.
+        pub async fn get_agent_package(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetAgentPackageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::GetAgentPackageResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.ArtefactService/GetAgentPackage",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "canasta.fleet.v1.ArtefactService",
+                        "GetAgentPackage",
+                    ),
+                );
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2252,6 +3194,20 @@ pub mod artefact_service_server {
             request: tonic::Request<tonic::Streaming<super::ImportArtefactRequest>>,
         ) -> std::result::Result<
             tonic::Response<super::ImportArtefactResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the GetAgentPackage method.
+        type GetAgentPackageStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::GetAgentPackageResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Sends the package of the agent for a kind of machine: first what it is, then chunks.
+        async fn get_agent_package(
+            &self,
+            request: tonic::Request<super::GetAgentPackageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::GetAgentPackageStream>,
             tonic::Status,
         >;
     }
@@ -2426,6 +3382,54 @@ pub mod artefact_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/canasta.fleet.v1.ArtefactService/GetAgentPackage" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetAgentPackageSvc<T: ArtefactService>(pub Arc<T>);
+                    impl<
+                        T: ArtefactService,
+                    > tonic::server::ServerStreamingService<
+                        super::GetAgentPackageRequest,
+                    > for GetAgentPackageSvc<T> {
+                        type Response = super::GetAgentPackageResponse;
+                        type ResponseStream = T::GetAgentPackageStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetAgentPackageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ArtefactService>::get_agent_package(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetAgentPackageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -2547,6 +3551,15 @@ pub struct InstallPlan {
     /// The steps, each with what it would do.
     #[prost(message, repeated, tag = "11")]
     pub steps: ::prost::alloc::vec::Vec<PlannedStep>,
+    /// The control-plane host that a worker joins; empty for a control plane.
+    #[prost(string, tag = "12")]
+    pub control_plane: ::prost::alloc::string::String,
+    /// The server that a worker joins, and why this address; empty for a control plane.
+    #[prost(string, tag = "13")]
+    pub server_url: ::prost::alloc::string::String,
+    /// What a worker joins with, in words; empty for a control plane.
+    #[prost(string, tag = "14")]
+    pub credential: ::prost::alloc::string::String,
 }
 /// One step of a plan.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2638,6 +3651,22 @@ pub struct Cluster {
     /// What its API answered.
     #[prost(message, optional, tag = "8")]
     pub api: ::core::option::Option<ApiView>,
+    /// What is still to be done in it, once its API answers.
+    #[prost(message, repeated, tag = "9")]
+    pub debts: ::prost::alloc::vec::Vec<Debt>,
+}
+/// Something that could not be done because the API of the cluster did not answer; the controller does it when it does.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Debt {
+    /// What: `delete node w1 and its password secret`.
+    #[prost(string, tag = "1")]
+    pub what: ::prost::alloc::string::String,
+    /// Since when.
+    #[prost(message, optional, tag = "2")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
+    /// What the last try came to.
+    #[prost(string, tag = "3")]
+    pub last_error: ::prost::alloc::string::String,
 }
 /// What the API of a cluster answered when the controller asked.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2703,6 +3732,227 @@ pub struct ClusterNode {
     /// Why the agent's view is not known; empty otherwise.
     #[prost(string, tag = "14")]
     pub agent_error: ::prost::alloc::string::String,
+    /// Where the cluster and the agent don't agree, in words; empty when they do or one is not known.
+    #[prost(string, tag = "15")]
+    pub disagreement: ::prost::alloc::string::String,
+    /// True when it takes no new pods, as the API says.
+    #[prost(bool, tag = "16")]
+    pub cordoned: bool,
+    /// Who cordoned it, when this system did: `operation ID`, `user anna`.
+    #[prost(string, tag = "17")]
+    pub cordoned_by: ::prost::alloc::string::String,
+    /// True for a worker whose control plane was uninstalled.
+    #[prost(bool, tag = "18")]
+    pub orphaned: bool,
+}
+/// Hosts to join as workers.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinWorkersRequest {
+    /// The hosts, at most 100. Empty: if exactly one host fits, that one; else refused with the list.
+    #[prost(string, repeated, tag = "1")]
+    pub hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The host that is a control plane of the cluster.
+    #[prost(string, tag = "2")]
+    pub control_plane: ::prost::alloc::string::String,
+    /// Only plan: no operation is started and nothing is changed.
+    #[prost(bool, tag = "3")]
+    pub dry_run: bool,
+    /// Codes of findings that are not to stop the join. Needs the role admin.
+    #[prost(string, repeated, tag = "4")]
+    pub ignore_findings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Joins that were planned or started, in the order of the hosts.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JoinWorkersResponse {
+    /// One for each host.
+    #[prost(message, repeated, tag = "1")]
+    pub joins: ::prost::alloc::vec::Vec<WorkerJoin>,
+}
+/// The join of one host.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WorkerJoin {
+    /// The host.
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    /// The operation; empty for a dry run or when it was refused.
+    #[prost(string, tag = "2")]
+    pub operation_id: ::prost::alloc::string::String,
+    /// What is or would be done.
+    #[prost(message, optional, tag = "3")]
+    pub plan: ::core::option::Option<InstallPlan>,
+    /// Why it was refused; unset otherwise.
+    #[prost(message, optional, tag = "4")]
+    pub error: ::core::option::Option<ErrorReport>,
+}
+/// k3s to uninstall.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UninstallK3sRequest {
+    /// The host.
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    /// Go on where a guard says no; what is lost is in the plan. Needs the role admin.
+    #[prost(bool, tag = "2")]
+    pub force: bool,
+    /// Only plan: no operation is started and nothing is changed.
+    #[prost(bool, tag = "3")]
+    pub dry_run: bool,
+}
+/// An uninstall that was planned or started.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UninstallK3sResponse {
+    /// The operation; empty for a dry run, and where nothing is to be done.
+    #[prost(string, tag = "1")]
+    pub operation_id: ::prost::alloc::string::String,
+    /// What is or would be done.
+    #[prost(message, optional, tag = "2")]
+    pub plan: ::core::option::Option<UninstallPlan>,
+}
+/// What an uninstall does.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UninstallPlan {
+    /// The host.
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    /// The cluster that it belongs to; empty if none.
+    #[prost(string, tag = "2")]
+    pub cluster: ::prost::alloc::string::String,
+    /// `control-plane`, `worker`, or empty when nothing is recorded.
+    #[prost(string, tag = "3")]
+    pub role: ::prost::alloc::string::String,
+    /// The name of the Node object; empty if none.
+    #[prost(string, tag = "4")]
+    pub node_name: ::prost::alloc::string::String,
+    /// True when nothing of k3s is on the host.
+    #[prost(bool, tag = "5")]
+    pub clean: bool,
+    /// What the guards say: an error is refused without force.
+    #[prost(message, repeated, tag = "6")]
+    pub findings: ::prost::alloc::vec::Vec<Finding>,
+    /// What would be lost for good, in numbers and names.
+    #[prost(string, repeated, tag = "7")]
+    pub losses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Workers that would be left without a control plane.
+    #[prost(string, repeated, tag = "8")]
+    pub orphans: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The steps.
+    #[prost(message, repeated, tag = "9")]
+    pub steps: ::prost::alloc::vec::Vec<PlannedStep>,
+}
+/// A cluster to forget.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForgetClusterRequest {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// The cluster is forgotten.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForgetClusterResponse {
+    /// Hosts that belonged to it.
+    #[prost(string, repeated, tag = "1")]
+    pub hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Credentials for a kubeconfig are asked for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetKubeconfigRequest {
+    /// The cluster.
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+    /// The address or name to reach its API at; must be one that the API's certificate carries. Empty: all that it carries are told.
+    #[prost(string, tag = "2")]
+    pub server: ::prost::alloc::string::String,
+}
+/// Credentials of an administrator of a cluster. Secret: shown once, to the caller.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct GetKubeconfigResponse {
+    /// The cluster.
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+    /// Where the API may be reached, `<https://203.0.113.7:6443`,> the best first; the caller takes the first that answers it.
+    #[prost(string, repeated, tag = "2")]
+    pub servers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The cluster's CA certificates, PEM.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub ca_certificate: ::prost::bytes::Bytes,
+    /// The administrator's client certificate, PEM.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub client_certificate: ::prost::bytes::Bytes,
+    /// Its key, PEM.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub client_key: ::prost::bytes::Bytes,
+}
+/// A node to cordon.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CordonNodeRequest {
+    /// The name of the Node, or of its host.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// The cluster; empty where only one has such a node.
+    #[prost(string, tag = "2")]
+    pub cluster: ::prost::alloc::string::String,
+}
+/// A node that is cordoned.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CordonNodeResponse {
+    /// False when it was cordoned already.
+    #[prost(bool, tag = "1")]
+    pub changed: bool,
+    /// The cluster.
+    #[prost(string, tag = "2")]
+    pub cluster: ::prost::alloc::string::String,
+    /// The name of the Node.
+    #[prost(string, tag = "3")]
+    pub node: ::prost::alloc::string::String,
+}
+/// A node to uncordon.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UncordonNodeRequest {
+    /// The name of the Node, or of its host.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// The cluster; empty where only one has such a node.
+    #[prost(string, tag = "2")]
+    pub cluster: ::prost::alloc::string::String,
+}
+/// A node that takes new pods.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UncordonNodeResponse {
+    /// False when it took new pods already.
+    #[prost(bool, tag = "1")]
+    pub changed: bool,
+    /// The cluster.
+    #[prost(string, tag = "2")]
+    pub cluster: ::prost::alloc::string::String,
+    /// The name of the Node.
+    #[prost(string, tag = "3")]
+    pub node: ::prost::alloc::string::String,
+}
+/// A node to drain.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainNodeRequest {
+    /// The name of the Node, or of its host.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// The cluster; empty where only one has such a node.
+    #[prost(string, tag = "2")]
+    pub cluster: ::prost::alloc::string::String,
+    /// For how long evictions that are refused are tried again, in seconds; 0 means the controller's default.
+    #[prost(uint32, tag = "3")]
+    pub timeout_seconds: u32,
+}
+/// A drain that was started.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainNodeResponse {
+    /// The operation.
+    #[prost(string, tag = "1")]
+    pub operation_id: ::prost::alloc::string::String,
+    /// The cluster.
+    #[prost(string, tag = "2")]
+    pub cluster: ::prost::alloc::string::String,
+    /// The name of the Node.
+    #[prost(string, tag = "3")]
+    pub node: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod cluster_service_client {
@@ -2899,6 +4149,193 @@ pub mod cluster_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Joins hosts to the cluster of a control plane as workers, each by an operation of its own.
+        pub async fn join_workers(
+            &mut self,
+            request: impl tonic::IntoRequest<super::JoinWorkersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::JoinWorkersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.ClusterService/JoinWorkers",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("canasta.fleet.v1.ClusterService", "JoinWorkers"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Uninstalls k3s from a host, after asking the cluster and the host what would be lost.
+        pub async fn uninstall_k3s(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UninstallK3sRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UninstallK3sResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.ClusterService/UninstallK3s",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("canasta.fleet.v1.ClusterService", "UninstallK3s"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Forgets a cluster whose nodes are gone for good; refused while an agent still reports k3s of it.
+        pub async fn forget_cluster(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ForgetClusterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ForgetClusterResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.ClusterService/ForgetCluster",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("canasta.fleet.v1.ClusterService", "ForgetCluster"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gives the credentials of an administrator of a cluster, for a kubeconfig.
+        pub async fn get_kubeconfig(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetKubeconfigRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetKubeconfigResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.ClusterService/GetKubeconfig",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("canasta.fleet.v1.ClusterService", "GetKubeconfig"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a node take no new pods.
+        pub async fn cordon_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CordonNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CordonNodeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.ClusterService/CordonNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("canasta.fleet.v1.ClusterService", "CordonNode"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lets a node take new pods again.
+        pub async fn uncordon_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UncordonNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UncordonNodeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.ClusterService/UncordonNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("canasta.fleet.v1.ClusterService", "UncordonNode"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Cordons a node and evicts its pods, by an operation.
+        pub async fn drain_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DrainNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DrainNodeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.ClusterService/DrainNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("canasta.fleet.v1.ClusterService", "DrainNode"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2944,6 +4381,62 @@ pub mod cluster_service_server {
             request: tonic::Request<super::GetClusterRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetClusterResponse>,
+            tonic::Status,
+        >;
+        /// Joins hosts to the cluster of a control plane as workers, each by an operation of its own.
+        async fn join_workers(
+            &self,
+            request: tonic::Request<super::JoinWorkersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::JoinWorkersResponse>,
+            tonic::Status,
+        >;
+        /// Uninstalls k3s from a host, after asking the cluster and the host what would be lost.
+        async fn uninstall_k3s(
+            &self,
+            request: tonic::Request<super::UninstallK3sRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UninstallK3sResponse>,
+            tonic::Status,
+        >;
+        /// Forgets a cluster whose nodes are gone for good; refused while an agent still reports k3s of it.
+        async fn forget_cluster(
+            &self,
+            request: tonic::Request<super::ForgetClusterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ForgetClusterResponse>,
+            tonic::Status,
+        >;
+        /// Gives the credentials of an administrator of a cluster, for a kubeconfig.
+        async fn get_kubeconfig(
+            &self,
+            request: tonic::Request<super::GetKubeconfigRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetKubeconfigResponse>,
+            tonic::Status,
+        >;
+        /// Makes a node take no new pods.
+        async fn cordon_node(
+            &self,
+            request: tonic::Request<super::CordonNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CordonNodeResponse>,
+            tonic::Status,
+        >;
+        /// Lets a node take new pods again.
+        async fn uncordon_node(
+            &self,
+            request: tonic::Request<super::UncordonNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UncordonNodeResponse>,
+            tonic::Status,
+        >;
+        /// Cordons a node and evicts its pods, by an operation.
+        async fn drain_node(
+            &self,
+            request: tonic::Request<super::DrainNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DrainNodeResponse>,
             tonic::Status,
         >;
     }
@@ -3194,6 +4687,321 @@ pub mod cluster_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetClusterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.ClusterService/JoinWorkers" => {
+                    #[allow(non_camel_case_types)]
+                    struct JoinWorkersSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::JoinWorkersRequest>
+                    for JoinWorkersSvc<T> {
+                        type Response = super::JoinWorkersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::JoinWorkersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::join_workers(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = JoinWorkersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.ClusterService/UninstallK3s" => {
+                    #[allow(non_camel_case_types)]
+                    struct UninstallK3sSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::UninstallK3sRequest>
+                    for UninstallK3sSvc<T> {
+                        type Response = super::UninstallK3sResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UninstallK3sRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::uninstall_k3s(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UninstallK3sSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.ClusterService/ForgetCluster" => {
+                    #[allow(non_camel_case_types)]
+                    struct ForgetClusterSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::ForgetClusterRequest>
+                    for ForgetClusterSvc<T> {
+                        type Response = super::ForgetClusterResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ForgetClusterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::forget_cluster(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ForgetClusterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.ClusterService/GetKubeconfig" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetKubeconfigSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::GetKubeconfigRequest>
+                    for GetKubeconfigSvc<T> {
+                        type Response = super::GetKubeconfigResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetKubeconfigRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::get_kubeconfig(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetKubeconfigSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.ClusterService/CordonNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct CordonNodeSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::CordonNodeRequest>
+                    for CordonNodeSvc<T> {
+                        type Response = super::CordonNodeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CordonNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::cordon_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CordonNodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.ClusterService/UncordonNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct UncordonNodeSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::UncordonNodeRequest>
+                    for UncordonNodeSvc<T> {
+                        type Response = super::UncordonNodeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UncordonNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::uncordon_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UncordonNodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.ClusterService/DrainNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct DrainNodeSvc<T: ClusterService>(pub Arc<T>);
+                    impl<
+                        T: ClusterService,
+                    > tonic::server::UnaryService<super::DrainNodeRequest>
+                    for DrainNodeSvc<T> {
+                        type Response = super::DrainNodeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DrainNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ClusterService>::drain_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DrainNodeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -4902,7 +6710,7 @@ pub struct Host {
     /// The cluster that it belongs to; empty if none.
     #[prost(string, tag = "10")]
     pub cluster: ::prost::alloc::string::String,
-    /// Its role there: `control-plane`, or empty.
+    /// Its role there: `control-plane`, `worker`, or empty.
     #[prost(string, tag = "11")]
     pub cluster_role: ::prost::alloc::string::String,
     /// The operation that changes it right now; empty if none.

@@ -64,3 +64,15 @@ async fn a_slow_program_is_killed_with_its_children() {
     assert!(error.to_string().contains("it was killed"), "{error}");
     assert!(started.elapsed() < SOON);
 }
+
+#[tokio::test]
+async fn input_is_read_to_its_end_and_a_program_may_leave_it() {
+    let input = vec![b'x'; 300_000];
+    let output = run_with_input("cat", [""; 0], &input, Duration::from_secs(10), 400_000)
+        .await
+        .unwrap();
+    assert_eq!(output.stdout.len(), input.len());
+    run_with_input("true", [""; 0], &input, Duration::from_secs(10), 100)
+        .await
+        .unwrap();
+}

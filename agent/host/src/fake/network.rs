@@ -1,5 +1,6 @@
 //! A network that is a struct.
 
+use std::path::Path;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
@@ -7,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::locked;
 use crate::network::rules::{PacketRules, Ruleset};
+use crate::network::tables::{Tables, Tool};
 use crate::network::{Address, Family, Link, Network, NetworkError, Route, Scope};
 
 /// What the network answers.
@@ -125,4 +127,86 @@ impl Network for FakeNetwork {
     async fn packet_rules(&self) -> PacketRules {
         self.state().rules
     }
+
+    async fn delete_link(&self, link: &Link) -> Result<(), NetworkError> {
+        self.change(|state| {
+            state
+                .links
+                .retain(|known| (known.index, &known.name) != (link.index, &link.name));
+            state.addresses.retain(|address| address.link != link.name);
+            for other in &mut state.links {
+                if other.master.as_ref() == Some(&link.name) {
+                    other.master = None;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn tables(&self, _own_programs: &Path) -> Vec<Tables> {
+        let rules = self.state().rules;
+        let known = [
+            ("iptables", Family::V4, rules.iptables),
+            ("ip6tables", Family::V6, rules.ip6tables),
+        ];
+        let tables = known.into_iter().map(|(name, family, rules)| Tables {
+            tool: Tool {
+                name: name.to_owned(),
+                family,
+                restore: format!("{name}-restore"),
+            },
+            rules,
+        });
+        tables
+            .filter(|tables| tables.rules.text().is_some())
+            .collect()
+    }
+
+    async fn edit_tables(&self, tool: &Tool, lines: &str) -> Result<(), NetworkError> {
+        self.change(|state| {
+            let rules = match tool.family {
+                Family::V4 => &mut state.rules.iptables,
+                Family::V6 => &mut state.rules.ip6tables,
+            };
+            if let Ruleset::Text(text) = rules {
+                *text = edited(text, lines);
+            }
+        });
+        Ok(())
+    }
+}
+
+/// What iptables-restore makes of a table's text: rules are deleted (`-D`), chains emptied (`-F`) and deleted (`-X`).
+fn edited(text: &str, lines: &str) -> String {
+    let mut kept: Vec<(String, String)> = Vec::new();
+    let mut table = String::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            name.clone_into(&mut table);
+        }
+        kept.push((table.clone(), line.to_owned()));
+    }
+    for line in lines.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            name.clone_into(&mut table);
+        } else if let Some(rule) = line.strip_prefix("-D ") {
+            let rule = format!("-A {rule}");
+            let at = kept
+                .iter()
+                .position(|kept| *kept == (table.clone(), rule.clone()));
+            kept.remove(at.unwrap_or_else(|| panic!("no such rule in {table}: {rule}")));
+        } else if let Some(chain) = line.strip_prefix("-F ") {
+            let start = format!("-A {chain} ");
+            kept.retain(|(own, kept)| *own != table || !kept.starts_with(&start));
+        } else if let Some(chain) = line.strip_prefix("-X ") {
+            let used = |kept: &str| kept.ends_with(&format!("-j {chain}"));
+            assert!(
+                !kept.iter().any(|(own, kept)| *own == table && used(kept)),
+                "{chain} is in use"
+            );
+            let start = format!(":{chain} ");
+            kept.retain(|(own, kept)| *own != table || !kept.starts_with(&start));
+        }
+    }
+    kept.into_iter().map(|(_, line)| line + "\n").collect()
 }

@@ -18,7 +18,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::{Handle, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
-use super::{Address, Family, Link, Network, NetworkError, Route, Scope, rules};
+use super::{Address, Family, Link, Network, NetworkError, Route, Scope, rules, tables};
 
 #[cfg(test)]
 mod tests;
@@ -76,6 +76,41 @@ impl Network for Netlink {
 
     async fn packet_rules(&self) -> rules::PacketRules {
         rules::read().await
+    }
+
+    async fn delete_link(&self, link: &Link) -> Result<(), NetworkError> {
+        let connection = Connection::open()?;
+        let links = connection.links().await?;
+        let names = names(&links);
+        if names.get(&link.index) != Some(&link.name) {
+            return Ok(());
+        }
+        let deleted = connection.handle.link().del(link.index).execute();
+        match tokio::time::timeout(Duration::from_secs(SECONDS), deleted).await {
+            Ok(Ok(())) => Ok(()),
+            // Its other end took it along.
+            Ok(Err(rtnetlink::Error::NetlinkError(answer)))
+                if answer.raw_code() == -(nix::errno::Errno::ENODEV as i32) =>
+            {
+                Ok(())
+            }
+            Ok(Err(source)) => Err(NetworkError::Delete {
+                name: link.name.clone(),
+                source: Box::new(source),
+            }),
+            Err(_) => Err(NetworkError::TimedOut {
+                what: "links",
+                seconds: SECONDS,
+            }),
+        }
+    }
+
+    async fn tables(&self, own_programs: &std::path::Path) -> Vec<tables::Tables> {
+        tables::read(own_programs).await
+    }
+
+    async fn edit_tables(&self, tool: &tables::Tool, lines: &str) -> Result<(), NetworkError> {
+        tables::edit(tool, lines).await
     }
 }
 

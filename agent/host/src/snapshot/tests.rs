@@ -11,6 +11,8 @@ fn scope() -> Scope {
         units: strings(&["k3s*", "*.mount"]),
         directories: strings(&["/etc/rancher", "/var/lib"]),
         sysctls: strings(&["net.ipv4.ip_forward", "no.such"]),
+        programs: strings(&["/var/lib/k"]),
+        own_programs: String::new(),
     }
 }
 

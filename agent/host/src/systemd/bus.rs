@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use zbus::fdo::PropertiesProxy;
-use zbus::{Connection, OwnedObjectPath, OwnedVariant};
+use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
 
 use super::{ListedUnit, Systemd, SystemdError, Unit, UnitStream};
 use crate::files::Change;
@@ -23,6 +23,9 @@ const SERVICE: &str = "org.freedesktop.systemd1";
 
 /// How long connecting, or one ordinary question, may take.
 const LIMIT: Duration = Duration::from_secs(25);
+
+/// How many files a program in a unit of its own may have open.
+const DESCRIPTORS: u64 = 65536;
 
 /// How long reading all unit files again may take: generators run, and slow machines have many units.
 const RELOAD_LIMIT: Duration = Duration::from_secs(90);
@@ -84,6 +87,27 @@ impl BusSystemd {
         match connected {
             Ok(answer) => answer.map_err(|source| SystemdError::Unreachable { source }),
             Err(_) => Err(timed_out("connect to", "systemd", LIMIT)),
+        }
+    }
+
+    /// Runs a program in a unit made for it, outside of this program's sandbox, and waits for its end. systemd kills it after
+    /// `limit`; `patience` is how long systemd's word is waited for.
+    pub(crate) async fn run_once(
+        &self,
+        unit: &str,
+        argv: &[String],
+        limit: Duration,
+        patience: Duration,
+    ) -> Result<(), SystemdError> {
+        let manager = self.manager().await?;
+        let ended = run_and_wait(&manager, unit, argv, limit);
+        match bounded("run", unit, patience, ended).await? {
+            result if result == "done" => Ok(()),
+            result => Err(SystemdError::JobFailed {
+                action: "run",
+                unit: unit.to_owned(),
+                result,
+            }),
         }
     }
 
@@ -220,14 +244,53 @@ impl Systemd for BusSystemd {
     }
 }
 
+/// Makes the unit, starts it and waits for systemd's word that the start is over, which for this kind is the program's end.
+async fn run_and_wait(
+    manager: &ManagerProxy<'_>,
+    unit: &str,
+    argv: &[String],
+    limit: Duration,
+) -> Result<String, zbus::Error> {
+    let mut removed = manager.receive_job_removed().await?;
+    let job = manager
+        .start_transient_unit(unit, "fail", &once(argv, limit), &[])
+        .await?;
+    job_ended(&mut removed, &job).await
+}
+
+/// The properties of a unit that runs a program once.
+fn once(argv: &[String], limit: Duration) -> [(&'static str, Variant<'static>); 6] {
+    let microseconds = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+    let program = argv.first().cloned().unwrap_or_default();
+    let command = vec![(program, argv.to_vec(), false)];
+    [
+        ("Description", Variant::from("Work for canasta-agent")),
+        ("Type", Variant::from("oneshot")),
+        ("ExecStart", Variant::from(command)),
+        ("TimeoutStartUSec", Variant::from(microseconds)),
+        // Nothing is left of it, however it ends.
+        ("CollectMode", Variant::from("inactive-or-failed")),
+        // A directory is open for each level of a tree.
+        ("LimitNOFILE", Variant::from(DESCRIPTORS)),
+    ]
+}
+
 /// Queues a stop and waits for systemd's word that the job is gone; answers with the job's result.
 async fn stop_and_wait(manager: &ManagerProxy<'_>, name: &str) -> Result<String, zbus::Error> {
     // Listening begins before the order, or a quick job would be over unheard.
     let mut removed = manager.receive_job_removed().await?;
     let job: OwnedObjectPath = manager.stop_unit(name, "replace").await?;
+    job_ended(&mut removed, &job).await
+}
+
+/// Waits for the signal that this job is gone; answers with its result.
+async fn job_ended(
+    removed: &mut interface::JobRemovedStream,
+    job: &OwnedObjectPath,
+) -> Result<String, zbus::Error> {
     while let Some(signal) = removed.next().await {
         let ended = signal.args()?;
-        if ended.job == job {
+        if ended.job == *job {
             return Ok(ended.result);
         }
     }

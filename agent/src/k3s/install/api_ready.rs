@@ -78,7 +78,7 @@ impl Work<'_> {
     }
 
     /// From when on the journal is of interest: the last start that the agent ordered.
-    async fn since(&self) -> Result<std::time::SystemTime, Error> {
+    pub(super) async fn since(&self) -> Result<std::time::SystemTime, Error> {
         let record = Record::load(self.host).await?;
         let started = record
             .and_then(|record| record.started)
@@ -88,7 +88,7 @@ impl Work<'_> {
 }
 
 /// Down for good: systemd won't start it again by itself.
-fn is_down(unit: &Unit) -> bool {
+pub(super) fn is_down(unit: &Unit) -> bool {
     matches!(unit.active_state.as_str(), "failed" | "inactive")
         && !unit.sub_state.starts_with("auto-restart")
 }

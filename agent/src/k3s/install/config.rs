@@ -1,5 +1,6 @@
 //! Writes the configuration, the agent token, the settings of traefik and the file for udev.
 
+use canasta_proto::pb::K3sRole;
 use canasta_steps::{Done, StepError};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
@@ -7,6 +8,7 @@ use super::Work;
 use crate::k3s::config::changed_keys;
 use crate::k3s::owned::{self, Applied, Reader, Summary, Verdict, Wanted};
 use crate::k3s::record::{Kind, Owned, Record};
+use crate::k3s::render::Credential;
 use crate::k3s::{Error, paths, render};
 
 /// Random bytes in the agent token.
@@ -18,18 +20,16 @@ const SERVER_DIRECTORY: u32 = 0o700;
 
 impl Work<'_> {
     pub(super) async fn config(&self, record: &mut Record) -> Result<Done, StepError> {
-        let config = render::config(self.spec).map_err(|source| Error::Yaml {
-            path: paths::CONFIG.to_owned(),
-            source,
-        })?;
-        let wanted = [
-            Wanted::new(paths::CONFIG, config, SECRET).read_by(Reader::K3s),
-            Wanted {
+        let config = self.rendered(self.credential(record).await?)?;
+        let mut wanted = vec![Wanted::new(paths::CONFIG, config, SECRET).read_by(Reader::K3s)];
+        let is_server = self.spec.role() == K3sRole::Server;
+        if is_server {
+            wanted.push(Wanted {
                 directory_mode: SERVER_DIRECTORY,
                 ..Wanted::new(paths::TRAEFIK_MANIFEST, render::traefik(), SECRET)
-            },
-            Wanted::new(paths::LINK_FILE, render::link_file(), PUBLIC),
-        ];
+            });
+        }
+        wanted.push(Wanted::new(paths::LINK_FILE, render::link_file(), PUBLIC));
         // k3s makes this directory 0755; only the ones of the server are closed.
         owned::prepare_directory(self.host, record, paths::DATA_DIR, 0o755).await?;
         let applied = owned::apply(self.host, record, &wanted).await?;
@@ -42,9 +42,19 @@ impl Work<'_> {
             );
         }
         record.node_name.clone_from(&self.spec.node_name);
-        summary.add("agent-token", self.agent_token(record).await?, "");
+        if is_server {
+            summary.add("agent-token", self.agent_token(record).await?, "");
+        }
         record.save(self.host).await?;
         Ok(summary.done())
+    }
+
+    /// The content of `config.yaml`.
+    pub(super) fn rendered(&self, credential: Credential) -> Result<String, Error> {
+        render::config(self.spec, credential).map_err(|source| Error::Yaml {
+            path: paths::CONFIG.to_owned(),
+            source,
+        })
     }
 
     /// Makes the agent token once. One that is there is kept, whatever it holds: the nodes that joined with it need it.

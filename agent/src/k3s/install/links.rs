@@ -8,9 +8,6 @@ use crate::k3s::owned::{Summary, Verdict};
 use crate::k3s::record::{Kind, Owned, Record};
 use crate::k3s::{Error, paths};
 
-/// What the links hold: the binary beside them, whatever the directory is called.
-const TARGET: &str = "k3s";
-
 impl Work<'_> {
     pub(super) async fn links(&self, record: &mut Record) -> Result<Done, StepError> {
         let mut summary = Summary::default();
@@ -34,7 +31,7 @@ impl Work<'_> {
         let root = &self.host.root;
         let path = format!("{}/{name}", paths::BINARY_DIR);
         let known = record.entry(&path).cloned();
-        let points_to_k3s = root.is_symlink_to(&path, TARGET).await?;
+        let points_to_k3s = root.is_symlink_to(&path, paths::LINK_TARGET).await?;
         match &known {
             Some(entry) if entry.created && points_to_k3s => return Ok(Ok(Verdict::Same)),
             Some(_) if points_to_k3s => {}
@@ -60,7 +57,7 @@ impl Work<'_> {
             }
         }
         if matches!(
-            root.symlink_if_free(&path, TARGET).await?,
+            root.symlink_if_free(&path, paths::LINK_TARGET).await?,
             LinkOutcome::Taken { .. }
         ) {
             // Someone replaced the link: it is theirs now.

@@ -11,7 +11,15 @@ use crate::k3s::{Error, paths};
 const UNITS: [&str; 2] = ["k3s*", "*.mount"];
 
 /// Directories and files that k3s or its installers make.
-const DIRECTORIES: [&str; 18] = [
+const DIRECTORIES: [&str; 27] = [
+    paths::BINARY,
+    paths::LINK_FILE,
+    "/etc/systemd/system/k3s.service",
+    "/etc/systemd/system/k3s.service.env",
+    "/etc/systemd/system/k3s-agent.service",
+    "/etc/systemd/system/k3s-agent.service.env",
+    "/etc/systemd/system/multi-user.target.wants/k3s.service",
+    "/etc/systemd/system/multi-user.target.wants/k3s-agent.service",
     "/etc/rancher",
     "/etc/rancher/k3s",
     "/etc/rancher/node",
@@ -21,6 +29,7 @@ const DIRECTORIES: [&str; 18] = [
     "/run/k3s",
     "/run/flannel",
     "/run/containerd",
+    paths::RUNC_DIR,
     "/var/lib/rancher",
     "/var/lib/rancher/k3s",
     "/var/lib/cni",
@@ -48,24 +57,34 @@ const SYSCTLS: [&str; 12] = [
     "kernel.panic_on_oops",
 ];
 
+/// What the picture is of.
+pub(crate) fn scope() -> Scope {
+    let list = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    Scope {
+        units: list(&UNITS),
+        directories: list(&DIRECTORIES),
+        sysctls: list(&SYSCTLS),
+        programs: list(&[paths::DATA_DIR]),
+        own_programs: paths::BUNDLED_PROGRAMS.to_owned(),
+    }
+}
+
 impl Work<'_> {
     pub(super) async fn snapshot(&self, record: &Record) -> Result<Done, StepError> {
         let root = &self.host.root;
         if root.exists(paths::SNAPSHOT).await.map_err(Error::from)? {
             return Ok(Done::unchanged(format!("{} is kept", paths::SNAPSHOT)));
         }
-        if !record.owned.is_empty() {
+        if record.is_install() {
             return Ok(Done::skipped(
                 "k3s is installed already, so nothing shows the node from before",
             ));
         }
-        let list = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        let scope = Scope {
-            units: list(&UNITS),
-            directories: list(&DIRECTORIES),
-            sysctls: list(&SYSCTLS),
-        };
-        let taken = snapshot::take(self.host, &scope).await;
+        let mut taken = snapshot::take(self.host, &scope()).await;
+        // The credential of a join may have come before, with the directories above it.
+        taken
+            .directories
+            .retain(|directory| record.entry(directory).is_none());
         let content =
             serde_json::to_vec_pretty(&taken).expect("a snapshot is made of texts and numbers");
         root.create_dir_all(paths::OWNED_DIR, 0o700)

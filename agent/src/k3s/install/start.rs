@@ -9,7 +9,7 @@ use canasta_steps::{Done, Reporter, StepError};
 use tokio::time::{Instant, timeout_at};
 
 use super::Work;
-use crate::k3s::record::{Hashes, Record, Started};
+use crate::k3s::record::{Hashes, Record, Role, Started};
 use crate::k3s::watch::{Follower, with_journal};
 use crate::k3s::{Error, paths};
 
@@ -227,7 +227,10 @@ fn why_to_start(record: &Record, unit: &Unit, hashes: &Hashes) -> Option<Why> {
         return Some(Why::Down);
     }
     if record.restart_needed {
-        return Some(Why::Changed("the agent token"));
+        return Some(Why::Changed(match record.role {
+            Role::Server => "the agent token",
+            Role::Agent => "the credential of the join",
+        }));
     }
     // The run that the agent started read the whole files; one that came later may have read the damaged ones.
     (record.was_damaged && unit.invocation_id != started.invocation).then_some(Why::Damaged)

@@ -18,6 +18,7 @@ use crate::k3s::owned::sha256;
 use crate::k3s::paths;
 use crate::k3s::record::{Kind, Record};
 
+mod agent;
 mod api;
 mod files;
 mod start;
@@ -45,6 +46,7 @@ fn timings() -> Timings {
         first_pause: Duration::from_millis(5),
         longest_pause: Duration::from_millis(20),
         most_restarts: 3,
+        patience: Duration::from_millis(100),
     }
 }
 
@@ -62,6 +64,7 @@ fn spec(version: &str) -> K3sSpec {
         flannel_link: "eth0".to_owned(),
         node_name: "cp1".to_owned(),
         tls_sans: vec!["203.0.113.7".to_owned()],
+        server_url: String::new(),
     }
 }
 
@@ -298,6 +301,10 @@ async fn each_step_run_twice_in_a_row_is_unchanged_the_second_time() {
 async fn a_specification_that_lacks_something_is_refused() {
     let fake = FakeHost::new("cp1");
     for broken in [
+        K3sSpec {
+            role: K3sRole::Unspecified.into(),
+            ..spec(V1)
+        },
         K3sSpec {
             role: K3sRole::Agent.into(),
             ..spec(V1)

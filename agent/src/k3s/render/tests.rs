@@ -11,6 +11,7 @@ fn spec() -> K3sSpec {
         flannel_link: "host0".to_owned(),
         node_name: "cp1".to_owned(),
         tls_sans: vec!["203.0.113.7".to_owned(), "cp1".to_owned()],
+        server_url: String::new(),
     }
 }
 
@@ -31,7 +32,33 @@ tls-san:
 write-kubeconfig-mode: '0600'
 agent-token-file: /etc/rancher/k3s/agent-token
 ";
-    assert_eq!(settings(&config(&spec()).unwrap()), golden);
+    assert_eq!(
+        settings(&config(&spec(), Credential::Absent).unwrap()),
+        golden
+    );
+}
+
+#[test]
+fn the_configuration_of_an_agent_names_its_credential_while_there_is_one() {
+    let spec = K3sSpec {
+        role: K3sRole::Agent.into(),
+        node_name: "w1".to_owned(),
+        server_url: "https://10.77.0.11:6443".to_owned(),
+        ..spec()
+    };
+    let without = "\
+node-name: w1
+node-ip: 10.77.0.11
+flannel-iface: host0
+server: https://10.77.0.11:6443
+";
+    let text = config(&spec, Credential::Absent).unwrap();
+    assert_eq!(settings(&text), without);
+    let text = config(&spec, Credential::Named).unwrap();
+    assert_eq!(
+        settings(&text),
+        format!("{without}token-file: /etc/rancher/k3s/join-token\n")
+    );
 }
 
 #[test]
@@ -40,7 +67,11 @@ fn without_a_link_flannel_chooses() {
         flannel_link: String::new(),
         ..spec()
     };
-    assert!(!config(&spec).unwrap().contains("flannel"));
+    assert!(
+        !config(&spec, Credential::Absent)
+            .unwrap()
+            .contains("flannel")
+    );
 }
 
 #[test]
@@ -50,7 +81,7 @@ fn odd_values_are_quoted() {
         tls_sans: vec!["fd00::1".to_owned(), "1e3".to_owned(), String::new()],
         ..spec()
     };
-    let text = config(&spec).unwrap();
+    let text = config(&spec, Credential::Absent).unwrap();
     let read: serde_norway::Value = serde_norway::from_str(&text).unwrap();
     assert_eq!(read["node-name"].as_str(), Some("0x1f"));
     let sans: Vec<_> = read["tls-san"]

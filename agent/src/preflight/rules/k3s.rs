@@ -13,7 +13,7 @@ const WEB: [u16; 2] = [80, 443];
 pub(super) fn judge(seen: &Observed, role: K3sRole, findings: &mut Vec<Finding>) {
     if let Some(k3s) = &seen.k3s {
         role_conflict(k3s, role, findings);
-        foreign(k3s, findings);
+        foreign(k3s, role, findings);
     }
     let Some(presence) = &seen.presence else {
         return;
@@ -48,7 +48,7 @@ fn role_conflict(k3s: &Traces, role: K3sRole, findings: &mut Vec<Finding>) {
     }
 }
 
-fn foreign(k3s: &Traces, findings: &mut Vec<Finding>) {
+fn foreign(k3s: &Traces, role: K3sRole, findings: &mut Vec<Finding>) {
     if k3s.origin() != K3sOrigin::Foreign {
         return;
     }
@@ -61,13 +61,12 @@ fn foreign(k3s: &Traces, findings: &mut Vec<Finding>) {
         ));
         return;
     }
-    let uninstall = if k3s.uninstall_script {
-        format!("uninstall it with {}", paths::UNINSTALL_SCRIPT)
-    } else {
-        format!(
+    let uninstall = match &k3s.uninstall_script {
+        Some(script) => format!("uninstall it with {script}"),
+        None => format!(
             "uninstall it with the means that installed it (there is no {})",
-            paths::UNINSTALL_SCRIPT
-        )
+            paths::UNINSTALL_SCRIPTS.join(" and no ")
+        ),
     };
     let subject = k3s.unit().map_or_else(
         || k3s.binary.clone().unwrap_or_default(),
@@ -77,7 +76,13 @@ fn foreign(k3s: &Traces, findings: &mut Vec<Finding>) {
         "FOREIGN_K3S",
         &subject,
         format!("a k3s that canasta-agent did not install is on this node: {}", k3s.in_words().join(", ")),
-        &format!("take it over as it is with `canasta install k8s-cp --host HOST --adopt`, or {uninstall}"),
+        &match role {
+            // Only control planes are adopted: a worker comes with its cluster.
+            K3sRole::Agent => format!("{uninstall}, then join the node"),
+            K3sRole::Server | K3sRole::Unspecified => format!(
+                "take it over as it is with `canasta install k8s-cp --host HOST --adopt`, or {uninstall}"
+            ),
+        },
     ));
 }
 

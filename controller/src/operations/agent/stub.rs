@@ -94,6 +94,7 @@ impl AgentService for Api {
     type WatchStatusStream = BoxStream<'static, Result<pb::WatchStatusResponse, Status>>;
     type WatchTaskStream = BoxStream<'static, Result<pb::WatchTaskResponse, Status>>;
     type TunnelStream = BoxStream<'static, Result<pb::TunnelResponse, Status>>;
+    type ReceiveProbesStream = BoxStream<'static, Result<pb::ReceiveProbesResponse, Status>>;
 
     async fn get_facts(
         &self,
@@ -255,6 +256,41 @@ impl AgentService for Api {
         &self,
         _: Request<pb::InstallCertificateRequest>,
     ) -> Result<Response<pb::InstallCertificateResponse>, Status> {
+        not_here()
+    }
+
+    async fn create_join_credential(
+        &self,
+        _: Request<pb::CreateJoinCredentialRequest>,
+    ) -> Result<Response<pb::CreateJoinCredentialResponse>, Status> {
+        not_here()
+    }
+
+    async fn store_join_credential(
+        &self,
+        _: Request<pb::StoreJoinCredentialRequest>,
+    ) -> Result<Response<pb::StoreJoinCredentialResponse>, Status> {
+        not_here()
+    }
+
+    async fn receive_probes(
+        &self,
+        _: Request<pb::ReceiveProbesRequest>,
+    ) -> Result<Response<Self::ReceiveProbesStream>, Status> {
+        not_here()
+    }
+
+    async fn send_probes(
+        &self,
+        _: Request<pb::SendProbesRequest>,
+    ) -> Result<Response<pb::SendProbesResponse>, Status> {
+        not_here()
+    }
+
+    async fn inspect_uninstall(
+        &self,
+        _: Request<pb::InspectUninstallRequest>,
+    ) -> Result<Response<pb::InspectUninstallResponse>, Status> {
         not_here()
     }
 }

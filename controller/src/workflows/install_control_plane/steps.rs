@@ -137,6 +137,7 @@ impl Shared {
             flannel_link: planned.flannel_link.clone(),
             node_name: planned.node_name.clone(),
             tls_sans: planned.tls_sans.clone(),
+            server_url: String::new(),
         }
     }
 }

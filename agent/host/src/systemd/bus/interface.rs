@@ -1,6 +1,6 @@
 //! The part of systemd's manager interface that is used, as a typed proxy.
 
-use zbus::OwnedObjectPath;
+use zbus::{OwnedObjectPath, Variant};
 
 /// Unit name, description, load state, active state, sub state, unit followed, path, job number, job type, job path.
 pub(super) type ListedLine = (
@@ -60,6 +60,15 @@ pub(super) trait Manager {
 
     /// Queues a job.
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+
+    /// Makes a unit of these properties and queues its start.
+    fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: &[(&str, Variant<'_>)],
+        aux: &[(&str, Vec<(&str, Variant<'_>)>)],
+    ) -> zbus::Result<OwnedObjectPath>;
 
     /// Forgets a failure.
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;

@@ -103,3 +103,26 @@ fn errors_are_sorted_by_what_to_do_about_them() {
         "failed to start k3s.service: systemd knows no such unit"
     );
 }
+
+/// systemd takes a property only in its own type.
+#[test]
+fn a_program_that_runs_once_is_described_in_systemds_types() {
+    let argv = ["/usr/bin/x", "a b"].map(str::to_owned);
+    let properties = once(&argv, Duration::from_secs(2));
+    let types: Vec<(&str, String)> = properties
+        .iter()
+        .map(|(name, value)| (*name, value.value_signature().to_string()))
+        .collect();
+    assert_eq!(
+        types,
+        [
+            ("Description", "s"),
+            ("Type", "s"),
+            ("ExecStart", "a(sasb)"),
+            ("TimeoutStartUSec", "t"),
+            ("CollectMode", "s"),
+            ("LimitNOFILE", "t"),
+        ]
+        .map(|(name, type_)| (name, type_.to_owned()))
+    );
+}

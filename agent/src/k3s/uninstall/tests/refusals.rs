@@ -1,0 +1,150 @@
+//! What an uninstall refuses: data and mounts that are not k3s's, and a k3s that is not the agent's.
+
+use super::*;
+
+#[tokio::test]
+async fn data_of_volumes_stops_every_step_until_it_is_named() {
+    let fake = installed().await;
+    write(&fake, &format!("{DATA}/ibdata1")).await;
+    for which in &STEPS[..5] {
+        let error = step(&fake, *which).await.unwrap_err();
+        assert_eq!(error.reason(), "LOCAL_DATA");
+        assert!(error.report().message.contains(DATA));
+    }
+    assert_eq!(fake.systemd.orders(), [], "k3s runs on");
+    let other = discarding(&fake, Step::Stop, &["/var/lib/rancher/k3s/storage/other"]).await;
+    assert_eq!(other.unwrap_err().reason(), "LOCAL_DATA");
+    let outside = discarding(&fake, Step::Stop, &[DATA, "/srv/theirs"]).await;
+    assert_eq!(outside.unwrap_err().reason(), "SPEC_INVALID");
+    for which in STEPS {
+        discarding(&fake, which, &[DATA]).await.unwrap();
+    }
+    assert!(!exists(&fake, DATA).await);
+    assert_theirs(&fake).await;
+}
+
+#[tokio::test]
+async fn the_configured_place_of_volumes_counts_too() {
+    let fake = installed().await;
+    write(&fake, "/srv/volumes/pvc-2/data").await;
+    fake.root
+        .write(
+            paths::CONFIG,
+            "default-local-storage-path: /srv/volumes/\n",
+            0o600,
+        )
+        .await
+        .unwrap();
+    let error = step(&fake, Step::Files).await.unwrap_err();
+    assert_eq!(error.reason(), "LOCAL_DATA");
+    let found = inspect(&fake.host(), None).await.unwrap();
+    assert_eq!(found.local_path, "/srv/volumes");
+    let stored = &found.stored[0];
+    assert_eq!(
+        (stored.path.as_str(), stored.bytes, stored.files),
+        ("/srv/volumes/pvc-2", 1, 1)
+    );
+    for which in STEPS {
+        discarding(&fake, which, &["/srv/volumes/pvc-2"])
+            .await
+            .unwrap();
+    }
+    assert!(!exists(&fake, "/srv/volumes/pvc-2").await);
+    assert!(exists(&fake, "/srv/volumes").await);
+}
+
+#[tokio::test]
+async fn a_mount_of_somebody_else_stops_every_step_and_is_named() {
+    for point in [
+        "/var/lib/kubelet/mine",
+        "/var/lib/rancher/k3s",
+        "/var/lib/kubelet/pods/mine",
+    ] {
+        let fake = installed().await;
+        write(&fake, &format!("{point}/precious")).await;
+        fake.removal.mount(point, "/dev/vdc", "ext4");
+        for which in &STEPS[..5] {
+            let error = step(&fake, *which).await.unwrap_err();
+            assert_eq!(error.reason(), "FOREIGN_MOUNT");
+            assert_eq!(error.report().subject, point);
+            assert!(error.report().message.contains("/dev/vdc"));
+        }
+        assert!(exists(&fake, &format!("{point}/precious")).await);
+        let found = inspect(&fake.host(), None).await.unwrap();
+        assert_eq!(found.foreign_mounts[0].path, point);
+    }
+}
+
+#[tokio::test]
+async fn files_are_not_removed_under_what_is_still_mounted() {
+    let fake = installed().await;
+    step(&fake, Step::Stop).await.unwrap();
+    let error = step(&fake, Step::Files).await.unwrap_err();
+    assert_eq!(error.reason(), "MOUNTS_LEFT");
+    assert!(exists(&fake, paths::DATA_DIR).await && exists(&fake, paths::BINARY).await);
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_end_is_named() {
+    let fake = installed().await;
+    fake.processes.hold(713);
+    let error = step(&fake, Step::Processes).await.unwrap_err();
+    assert_eq!(error.reason(), "PROCESS_STUCK");
+    assert!(error.report().message.contains("p713 (713)"));
+}
+
+#[tokio::test]
+async fn a_k3s_of_somebody_else_is_left_to_him() {
+    let foreign = FakeHost::new("w1");
+    write(&foreign, "/usr/local/bin/k3s-agent-uninstall.sh").await;
+    foreign.systemd.add(Unit {
+        name: paths::AGENT_UNIT.to_owned(),
+        load_state: "loaded".to_owned(),
+        ..Unit::default()
+    });
+    leave_behind(&foreign).await;
+    let error = step(&foreign, Step::Stop).await.unwrap_err();
+    assert_eq!(error.reason(), "FOREIGN_K3S");
+    assert!(error.report().hint.contains("k3s-agent-uninstall.sh"));
+    let record = Record::new(Origin::Adopted, Role::Agent);
+    record.save(&foreign.host()).await.unwrap();
+    for which in STEPS {
+        assert_eq!(
+            step(&foreign, which).await.unwrap_err().reason(),
+            "K3S_ADOPTED"
+        );
+    }
+    assert!(exists(&foreign, paths::DATA_DIR).await);
+    assert_eq!(foreign.systemd.orders(), []);
+}
+
+#[tokio::test]
+async fn a_disk_of_its_own_under_the_volumes_is_no_obstacle_and_a_server_is() {
+    let fake = installed().await;
+    fake.root
+        .write(
+            paths::CONFIG,
+            "default-local-storage-path: /srv/volumes\n",
+            0o600,
+        )
+        .await
+        .unwrap();
+    write(&fake, "/srv/volumes/pvc-2/data").await;
+    fake.removal.mount("/srv/volumes", "/dev/vdd", "ext4");
+    let named = ["/srv/volumes/pvc-2"];
+    discarding(&fake, Step::Stop, &named).await.unwrap();
+    fake.removal.mount("/srv/volumes/pvc-2", "/dev/vde", "ext4");
+    let error = discarding(&fake, Step::Stop, &named).await.unwrap_err();
+    assert_eq!(error.reason(), "FOREIGN_MOUNT");
+    let found = inspect(&fake.host(), None).await.unwrap();
+    assert_eq!(found.foreign_mounts[0].path, named[0]);
+
+    let fake = installed().await;
+    fake.removal.mount("/var/lib/rancher", "srv:/x", "nfs4");
+    let error = step(&fake, Step::Stop).await.unwrap_err();
+    assert_eq!(error.reason(), "FOREIGN_MOUNT");
+    assert!(error.report().message.contains("srv:/x"));
+    let found = inspect(&fake.host(), None).await.unwrap();
+    assert_eq!(found.foreign_mounts[0].source, "srv:/x");
+    assert!(found.unknown[0].contains("storage"), "{:?}", found.unknown);
+}
