@@ -268,6 +268,7 @@ async fn start(options: ControllerOptions) -> Result<Running, StartError> {
     let fleet = context.fleet.clone();
     let operations = Operations::new(store.clone(), workflows::kinds(&context), probe);
     operations.resume().await.map_err(StartError::Resume)?;
+    let debtor = context.clusters.clone();
     let connections = Connections::default();
     let routes = api::routes(api::Parts {
         tokens: Tokens::new(store.clone(), issuer.pin(), config.timings.token),
@@ -288,6 +289,7 @@ async fn start(options: ControllerOptions) -> Result<Running, StartError> {
     ];
     tokio::spawn(issuer.keep_own_leaf());
     let stop = CancellationToken::new();
+    tokio::spawn(stop.clone().run_until_cancelled_owned(debtor.keep_paying()));
     let servers = incoming
         .into_iter()
         .map(|incoming| {

@@ -10,9 +10,10 @@ use canasta_proto::pb::task_spec::Verb;
 use canasta_steps::{Done, Plan, Reporter, Step, StepError, StepInfo};
 
 use super::plan::Planned;
-use crate::artefacts::{Artefact, Pushed};
+use crate::artefacts::Artefact;
 use crate::operations::agent::{AgentTask, connect, fleet_error};
 use crate::workflows::record::{Record, judged};
+use crate::workflows::release::{Fetch, Push, Release};
 use crate::workflows::{Context, Error, gather};
 
 /// Tasks of the agent: id, title, which step of the agent.
@@ -65,7 +66,7 @@ pub(super) fn steps(context: &Context, planned: &Planned, operation: &str) -> Pl
         )
         .then(
             info("fetch-artefact", &format!("fetch k3s {version}"), ""),
-            FetchArtefact(Arc::clone(&shared)),
+            Fetch(shared.release()),
         )
         .then(
             info(
@@ -73,7 +74,7 @@ pub(super) fn steps(context: &Context, planned: &Planned, operation: &str) -> Pl
                 &format!("send k3s {version} to the node"),
                 host,
             ),
-            PushArtefact(Arc::clone(&shared)),
+            Push(shared.release()),
         );
     for (id, title, step) in TASKS {
         let task = InstallTask::new(Arc::clone(&shared), operation, id, step);
@@ -113,14 +114,13 @@ impl Shared {
         host.map_err(|error| StepError::from_source("INTERNAL", &error))
     }
 
-    /// The artefact; from the cache, once `fetch-artefact` has run.
-    async fn artefact(&self, reporter: &Reporter) -> Result<(Artefact, bool), StepError> {
-        let version = self.planned.k3s_version.parse();
-        let version = version.map_err(|error| StepError::from_source("INTERNAL", &error))?;
-        let artefacts = &self.context.artefacts;
-        Ok(artefacts
-            .ensure_k3s(&version, &self.planned.arch, reporter)
-            .await?)
+    fn release(&self) -> Release {
+        Release {
+            context: self.context.clone(),
+            host: self.planned.host.clone(),
+            version: self.planned.k3s_version.clone(),
+            arch: self.planned.arch.clone(),
+        }
     }
 
     fn spec(&self, artefact: &Artefact) -> pb::K3sSpec {
@@ -159,42 +159,6 @@ impl Step for Preflight {
     }
 }
 
-struct FetchArtefact(Arc<Shared>);
-
-#[async_trait]
-impl Step for FetchArtefact {
-    async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
-        let (artefact, fetched) = self.0.artefact(reporter).await?;
-        Ok(if fetched {
-            Done::changed(format!(
-                "{} bytes from {}",
-                artefact.size(),
-                artefact.source()
-            ))
-        } else {
-            Done::unchanged(format!("kept since it came from {}", artefact.source()))
-        })
-    }
-}
-
-struct PushArtefact(Arc<Shared>);
-
-#[async_trait]
-impl Step for PushArtefact {
-    async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
-        let (artefact, _) = self.0.artefact(reporter).await?;
-        let (context, host) = (&self.0.context, self.0.host()?);
-        let patience = context.timings.agent_wait;
-        let push = context
-            .artefacts
-            .push(&context.fleet, &host, &artefact, reporter, patience);
-        Ok(match push.await? {
-            Pushed::There => Done::unchanged("the node has it"),
-            Pushed::Sent(bytes) => Done::changed(format!("{bytes} bytes sent")),
-        })
-    }
-}
-
 struct InstallTask {
     shared: Arc<Shared>,
     step: K3sInstallStep,
@@ -221,7 +185,7 @@ impl InstallTask {
 impl Step for InstallTask {
     async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
         let task = self.task.as_ref().map_err(StepError::clone)?;
-        let (artefact, _) = self.shared.artefact(reporter).await?;
+        let (artefact, _) = self.shared.release().artefact(reporter).await?;
         let install = pb::K3sInstallTask {
             spec: Some(self.shared.spec(&artefact)),
             step: self.step.into(),
