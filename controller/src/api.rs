@@ -17,6 +17,8 @@ pub mod roles;
 mod user;
 mod wire;
 
+use std::path::PathBuf;
+
 use canasta_proto::pb;
 use canasta_proto::pb::artefact_service_server::ArtefactServiceServer;
 use canasta_proto::pb::audit_service_server::AuditServiceServer;
@@ -57,6 +59,8 @@ pub(crate) struct Parts {
     pub(crate) connections: Connections,
     pub(crate) operations: Operations,
     pub(crate) context: workflows::Context,
+    /// Packages of the agent that the controller's own package brings.
+    pub(crate) agent_packages: PathBuf,
     /// The address that join commands tell, `HOST:PORT`.
     pub(crate) advertised: String,
 }
@@ -75,6 +79,7 @@ pub(crate) async fn routes(parts: Parts) -> Result<Routes, DescriptorError> {
         connections,
         operations,
         context,
+        agent_packages,
         advertised,
     } = parts;
     let workflows::Context { store, fleet, .. } = context.clone();
@@ -107,6 +112,7 @@ pub(crate) async fn routes(parts: Parts) -> Result<Routes, DescriptorError> {
     };
     let artefact = artefact::ArtefactApi {
         artefacts: context.artefacts.clone(),
+        shipped: agent_packages,
     };
     let cluster = cluster::ClusterApi {
         context,

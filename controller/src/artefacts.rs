@@ -7,6 +7,8 @@ mod download;
 mod error;
 mod file;
 mod import;
+mod package;
+mod packages;
 mod push;
 mod source;
 
@@ -26,6 +28,7 @@ use tokio::sync::Semaphore;
 use self::download::{Download, Partial};
 pub use self::error::Error;
 pub(crate) use self::import::Cut;
+pub(crate) use self::package::Format;
 pub use self::push::Pushed;
 use self::source::{Architecture, Release, read_checksum};
 use crate::config;

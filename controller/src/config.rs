@@ -50,6 +50,8 @@ pub struct Config {
     pub socket_group: String,
     /// Database, CA and artefacts.
     pub state_dir: PathBuf,
+    /// Packages of the agent that the controller's own package brings.
+    pub agent_packages: PathBuf,
     /// The address that join commands tell; unset: the machine's own.
     #[serde(deserialize_with = "optional_address")]
     pub advertise: Option<Address>,
@@ -68,6 +70,7 @@ impl Default for Config {
             socket: paths::SOCKET.into(),
             socket_group: "canasta".to_owned(),
             state_dir: paths::STATE_DIR.into(),
+            agent_packages: paths::AGENT_PACKAGES.into(),
             advertise: None,
             k3s: K3s::default(),
             helm: Helm::default(),

@@ -277,6 +277,7 @@ async fn start(options: ControllerOptions) -> Result<Running, StartError> {
         connections: connections.clone(),
         operations: operations.clone(),
         context,
+        agent_packages: config.agent_packages.clone(),
         advertised: listeners::advertised(config.advertise.as_ref(), address),
     })
     .await?;
