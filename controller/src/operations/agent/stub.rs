@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -62,6 +62,8 @@ pub(crate) struct Agent {
     pub(crate) made: Mutex<Vec<String>>,
     /// The credentials that it keeps.
     pub(crate) kept: Mutex<Vec<String>>,
+    /// How often it refuses to listen for probes, since it listens for others.
+    pub(crate) busy: AtomicU32,
     /// Ports that nothing gets through to.
     pub(crate) closed: Mutex<Vec<u32>>,
     /// What an uninstall would find.
@@ -317,6 +319,11 @@ impl AgentService for Api {
         &self,
         request: Request<pb::ReceiveProbesRequest>,
     ) -> Result<Response<Self::ReceiveProbesStream>, Status> {
+        let less = |busy: u32| busy.checked_sub(1);
+        let order = Ordering::Relaxed;
+        if self.0.busy.fetch_update(order, order, less).is_ok() {
+            return Err(Status::resource_exhausted("it listens for others"));
+        }
         let closed = self.0.closed.lock().expect("closed").clone();
         let ports = request.into_inner().ports;
         let listeners = ports.iter().map(|port| pb::ProbeListenerState {

@@ -13,7 +13,7 @@ use canasta_proto::pb::receive_probes_response::Event;
 use canasta_proto::pb::{ProbeListener, ProbeOutcome, ProbePort, ProbeProtocol, Severity};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::time::{Instant, timeout, timeout_at};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::control_plane::ControlPlane;
 use crate::clusters::CONTROL_PLANE;
@@ -35,6 +35,9 @@ const COUNT: u32 = 5;
 const SIZE: u32 = 64;
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
+/// How long an agent is asked again that listens for as many others as it can, and the pause before that.
+const BUSY: Duration = Duration::from_secs(30);
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// How long datagrams are waited for after the last was sent.
 const ARRIVE: Duration = Duration::from_secs(1);
 
@@ -146,7 +149,7 @@ async fn probe(context: &Context, direction: &Direction) -> Result<Told, Error> 
     let limit = context.timings.request;
     let mut listening = context.fleet.agent(&to.host).await?;
     let mut sending = context.fleet.agent(&from.host).await?;
-    let (mut events, listeners) = listen(&mut listening, &nonce, ports, limit)
+    let (mut events, listeners) = listen_in_turn(&mut listening, &nonce, ports, limit)
         .await
         .map_err(failed(&to.host))?;
     let request = pb::SendProbesRequest {
@@ -177,18 +180,38 @@ async fn probe(context: &Context, direction: &Direction) -> Result<Told, Error> 
     })
 }
 
+/// An agent listens for a few others at a time; many workers may join at once.
+async fn listen_in_turn(
+    client: &mut Client,
+    nonce: &[u8],
+    ports: &[ProbePort],
+    limit: Duration,
+) -> Result<Listens, Status> {
+    let deadline = Instant::now() + BUSY;
+    loop {
+        match listen(client, nonce, ports, limit).await {
+            Err(status)
+                if status.code() == Code::ResourceExhausted && Instant::now() < deadline =>
+            {
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// What an agent that listens tells from then on, and how it listens.
+type Listens = (
+    Streaming<pb::ReceiveProbesResponse>,
+    Vec<pb::ProbeListenerState>,
+);
+
 async fn listen(
     client: &mut Client,
     nonce: &[u8],
     ports: &[ProbePort],
     limit: Duration,
-) -> Result<
-    (
-        Streaming<pb::ReceiveProbesResponse>,
-        Vec<pb::ProbeListenerState>,
-    ),
-    Status,
-> {
+) -> Result<Listens, Status> {
     let request = pb::ReceiveProbesRequest {
         nonce: nonce.to_vec().into(),
         ports: ports.to_vec(),

@@ -9,18 +9,21 @@ use canasta_proto::pb;
 use canasta_proto::pb::task_spec::Verb;
 use canasta_proto::pb::{K3sInstallStep, K3sUninstallStep};
 use canasta_steps::{Done, Plan, Reporter, Step, StepError, StepInfo};
+use tokio::time::Instant;
 
 use super::credential::{BringCredential, DeleteTokens, DropCredential};
 use super::membership::{ClearStale, Reserve, WaitReady};
 use super::plan::{Planned, plan};
 use super::{control_plane, ignoring, known, probes};
-use crate::clusters::ClusterApi;
+use crate::clusters::{ClusterApi, NodeError};
 use crate::operations::agent::{AgentTask, connect};
 use crate::workflows::Context;
 use crate::workflows::ask::{ask, step_error};
 use crate::workflows::record::judged;
 use crate::workflows::release::{Fetch, Push, Release};
 
+/// The pause before an API that does not answer is asked again.
+const API_PAUSE: Duration = Duration::from_secs(1);
 /// How long an agent may take to look at what k3s keeps.
 const LOOK: Duration = Duration::from_mins(1);
 
@@ -41,11 +44,26 @@ impl Shared {
         &self.planned.control_plane
     }
 
-    /// The API of the cluster, through the control plane that is joined.
+    /// The API of the cluster, through the control plane that is joined. One that does not answer is waited for: a control
+    /// plane may be rebooted in the middle of a join.
     pub(super) async fn api(&self) -> Result<ClusterApi, StepError> {
-        let clusters = &self.context.clusters;
-        let api = clusters.api_through(&self.planned.cluster, self.control_plane());
-        Ok(api.await?)
+        let Context {
+            clusters, timings, ..
+        } = &self.context;
+        let deadline = Instant::now() + timings.node_ready;
+        loop {
+            let answered = async {
+                let api = clusters
+                    .api_through(&self.planned.cluster, self.control_plane())
+                    .await?;
+                api.nodes().await?;
+                Ok::<_, NodeError>(api)
+            };
+            match answered.await {
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(API_PAUSE).await,
+                answer => return Ok(answer?),
+            }
+        }
     }
 
     fn release(&self) -> Release {
@@ -255,6 +273,7 @@ impl Step for Preflight {
         for needed in [host, self.0.control_plane()] {
             connect(&context.fleet, needed, context.timings.agent_wait).await?;
         }
+        self.0.api().await?;
         let target = control_plane::find(context, self.0.control_plane().as_str())
             .await
             .map_err(step_error)?;

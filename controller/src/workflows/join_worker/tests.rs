@@ -1,5 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use canasta_proto::pb;
 
@@ -473,6 +474,8 @@ async fn a_closed_port_stops_a_join_before_any_change_unless_it_is_ignored() {
 async fn each_worker_has_its_own_outcome_and_the_control_plane_its_own_message() {
     let lab = Lab::new().await;
     lab.worker_ready();
+    // Its control plane listens for other workers too.
+    lab.bench.agent.busy.store(2, Ordering::Relaxed);
     let mut request = asked();
     request.hosts.push("w9".to_owned());
     request.dry_run = true;
@@ -507,4 +510,44 @@ async fn workers_join_at_the_same_time_and_not_while_their_control_plane_goes() 
     let one = super::JoinWorker::new(lab.context.clone(), planned.clone()).locks();
     assert_eq!(one.changed_hosts(), ["w1"]);
     assert_eq!(one.consults.len(), 2);
+}
+
+#[tokio::test]
+async fn a_control_plane_that_is_away_for_a_moment_is_waited_for() {
+    let mut lab = Lab::new().await;
+    lab.context.timings.node_ready = Duration::from_secs(20);
+    let registering = lab
+        .agent
+        .on_task
+        .lock()
+        .expect("on_task")
+        .take()
+        .expect("set");
+    let server = Arc::clone(&lab.bench.agent);
+    let api = server.api.lock().expect("api").clone();
+    let away: crate::operations::agent::stub::OnTask = Arc::new(move |spec| {
+        registering(spec);
+        let Some(pb::task_spec::Verb::K3sInstall(install)) = &spec.verb else {
+            return;
+        };
+        if install.step() == pb::K3sInstallStep::Binary {
+            *server.api.lock().expect("api") = None;
+            let (server, api) = (Arc::clone(&server), api.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                *server.api.lock().expect("api") = api;
+            });
+        }
+    });
+    *lab.agent.on_task.lock().expect("on_task") = Some(away);
+    let joins = join(&lab.context, &lab.operations, &asked(), "user anna")
+        .await
+        .expect("planned");
+    let operation = lab.ended(&joins[0].operation_id).await;
+    assert_eq!(
+        operation.state(),
+        pb::OperationState::Succeeded,
+        "{:?}",
+        operation.error
+    );
 }
