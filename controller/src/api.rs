@@ -17,6 +17,8 @@ pub mod roles;
 mod user;
 mod wire;
 
+use std::path::PathBuf;
+
 use canasta_proto::pb;
 use canasta_proto::pb::artefact_service_server::ArtefactServiceServer;
 use canasta_proto::pb::audit_service_server::AuditServiceServer;
@@ -59,6 +61,8 @@ pub(crate) struct Parts {
     pub(crate) connections: Connections,
     pub(crate) operations: Operations,
     pub(crate) context: workflows::Context,
+    /// Packages of the agent that the controller's own package brings.
+    pub(crate) agent_packages: PathBuf,
     /// The address that join commands tell, `HOST:PORT`.
     pub(crate) advertised: String,
 }
@@ -95,6 +99,7 @@ pub(crate) async fn routes(parts: Parts) -> Result<(Routes, Health), DescriptorE
         connections,
         operations,
         context,
+        agent_packages,
         advertised,
     } = parts;
     let workflows::Context { store, fleet, .. } = context.clone();
@@ -128,6 +133,7 @@ pub(crate) async fn routes(parts: Parts) -> Result<(Routes, Health), DescriptorE
     };
     let artefact = artefact::ArtefactApi {
         artefacts: context.artefacts.clone(),
+        shipped: agent_packages,
     };
     let cluster = cluster::ClusterApi {
         context,

@@ -3,9 +3,18 @@
 //! Called by the API, which shows clusters, and by workflows, which wait for nodes.
 
 mod api;
+mod capabilities;
+mod debts;
+#[cfg(test)]
+pub(crate) mod fake;
+mod kubeconfig;
+pub(crate) mod nodes;
+pub(crate) mod pods;
+mod reach;
 mod ready;
 mod tunnel;
 mod view;
+pub(crate) mod volumes;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,7 +27,11 @@ use kube::Api;
 use kube::api::ListParams;
 
 pub use self::api::ApiError;
-use self::ready::shown;
+pub(crate) use self::kubeconfig::KubeconfigError;
+pub(crate) use self::reach::ClusterApi;
+pub use self::reach::NodeError;
+pub use self::ready::AskError;
+pub(crate) use self::ready::{Awaited, ready_condition, shown};
 use self::view::{AgentView, ApiAnswer, ApiAsked, merge};
 use crate::config::Timings;
 use crate::fleet::Fleet;
@@ -28,6 +41,8 @@ use crate::store::{self, Store};
 
 /// The role of a node that runs the API.
 pub(crate) const CONTROL_PLANE: &str = "control-plane";
+/// The role of a node that only runs pods.
+pub(crate) const WORKER: &str = "worker";
 /// How long the API of a cluster may take when it is shown.
 const API_LIMIT: Duration = Duration::from_secs(3);
 /// How long an agent may take when a cluster is shown.
@@ -97,8 +112,11 @@ impl Clusters {
                 .map(|node| async { (node.host.clone(), self.agent_view(&node.host).await) });
             join_all(views).await.into_iter().collect()
         };
-        let (asked, agents) = tokio::join!(self.ask(&nodes), agents);
-        merge(cluster, &nodes, &asked, &agents)
+        let (asked, agents, debts) = tokio::join!(self.ask(&nodes), agents, self.store.due_debts());
+        let mut shown = merge(cluster, &nodes, &asked, &agents);
+        // What is owed is told where it can be read; the rest is not less true without it.
+        shown.debts = debts::told(&debts.unwrap_or_default(), &cluster.name);
+        shown
     }
 
     /// Asks the API through each control-plane node in turn, until one answers.

@@ -53,6 +53,8 @@ pub struct Config {
     pub socket_group: String,
     /// Database, CA and artefacts.
     pub state_dir: PathBuf,
+    /// Packages of the agent that the controller's own package brings.
+    pub agent_packages: PathBuf,
     /// The address that join commands tell; unset: the machine's own.
     #[serde(deserialize_with = "optional_address")]
     pub advertise: Option<Address>,
@@ -71,6 +73,7 @@ impl Default for Config {
             socket: paths::SOCKET.into(),
             socket_group: "canasta".to_owned(),
             state_dir: paths::STATE_DIR.into(),
+            agent_packages: paths::AGENT_PACKAGES.into(),
             advertise: None,
             k3s: K3s::default(),
             retention: Retention::default(),
@@ -171,6 +174,15 @@ pub struct Timings {
     /// The longest that a node may take to become Ready.
     #[serde(rename = "node_ready_seconds", deserialize_with = "seconds")]
     pub node_ready: Duration,
+    /// How long evictions that a disruption budget refuses are tried again, unless a drain is asked for another time.
+    #[serde(rename = "evict_seconds", deserialize_with = "seconds")]
+    pub evict: Duration,
+    /// The pause before an eviction that was refused is tried again.
+    #[serde(rename = "evict_again_seconds", deserialize_with = "seconds")]
+    pub evict_again: Duration,
+    /// The pause before what is owed to a cluster is tried again.
+    #[serde(rename = "pay_again_seconds", deserialize_with = "seconds")]
+    pub pay_again: Duration,
     /// The longest that nothing may come of a download.
     #[serde(rename = "download_stall_seconds", deserialize_with = "seconds")]
     pub download_stall: Duration,
@@ -202,6 +214,9 @@ impl Default for Timings {
             drain: Duration::from_secs(10),
             agent_wait: Duration::from_mins(10),
             node_ready: Duration::from_mins(5),
+            evict: Duration::from_mins(5),
+            evict_again: Duration::from_secs(5),
+            pay_again: Duration::from_mins(1),
             download_stall: Duration::from_secs(30),
             download_slow: Duration::from_mins(1),
             download: Duration::from_hours(1),

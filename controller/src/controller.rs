@@ -276,6 +276,7 @@ async fn start(options: ControllerOptions) -> Result<Running, StartError> {
     let fleet = context.fleet.clone();
     let operations = Operations::new(store.clone(), workflows::kinds(&context), probe);
     operations.resume().await.map_err(StartError::Resume)?;
+    let debtor = context.clusters.clone();
     let connections = Connections::default();
     let (routes, health) = api::routes(api::Parts {
         tokens: Tokens::new(store.clone(), issuer.pin(), config.timings.token),
@@ -284,6 +285,7 @@ async fn start(options: ControllerOptions) -> Result<Running, StartError> {
         connections: connections.clone(),
         operations: operations.clone(),
         context,
+        agent_packages: config.agent_packages.clone(),
         advertised: listeners::advertised(config.advertise.as_ref(), address),
     })
     .await?;
@@ -301,6 +303,7 @@ async fn start(options: ControllerOptions) -> Result<Running, StartError> {
         config.retention.clone(),
         stop.clone(),
     ));
+    tokio::spawn(stop.clone().run_until_cancelled_owned(debtor.keep_paying()));
     let servers = incoming
         .into_iter()
         .map(|incoming| {

@@ -5,14 +5,17 @@
 
 pub(crate) mod artefacts;
 mod audit;
+pub(crate) mod capabilities;
 mod certificates;
 pub(crate) mod clusters;
+pub(crate) mod debts;
 mod hosts;
 mod open;
 pub(crate) mod operations;
 mod retention;
 mod tokens;
 mod users;
+pub(crate) mod workers;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

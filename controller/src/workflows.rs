@@ -2,11 +2,22 @@
 //! steps that [`crate::operations`] runs. Started by the API.
 
 pub mod adopt_control_plane;
+mod ask;
+#[cfg(test)]
+mod bench;
 pub(crate) mod choice;
+pub mod drain_node;
+pub(crate) mod forget_cluster;
 mod gather;
+mod host_text;
 pub mod install_control_plane;
+pub mod join_worker;
+mod launch;
+pub(crate) mod node_target;
 mod record;
+mod release;
 mod stale;
+pub mod uninstall_k3s;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +27,7 @@ use canasta_proto::pb;
 use canasta_proto::version::VersionError;
 
 use crate::artefacts::{self, Artefacts};
-use crate::clusters::Clusters;
+use crate::clusters::{Clusters, NodeError};
 use crate::config::{K3s, Timings};
 use crate::fleet::{Fleet, FleetError};
 use crate::operations::locks::Wanted;
@@ -25,8 +36,11 @@ use crate::store::{self, Store};
 
 use self::adopt_control_plane::AdoptControlPlane;
 use self::choice::Candidate;
+use self::drain_node::DrainNode;
 use self::gather::Gathered;
 use self::install_control_plane::InstallControlPlane;
+use self::join_worker::JoinWorker;
+use self::uninstall_k3s::UninstallK3s;
 
 /// What workflows work with.
 #[derive(Debug, Clone)]
@@ -48,6 +62,7 @@ pub struct Context {
 /// All kinds of operations, for [`Operations::new`].
 pub fn kinds(context: &Context) -> Kinds {
     let (install, adopt) = (context.clone(), context.clone());
+    let (join, drain, uninstall) = (context.clone(), context.clone(), context.clone());
     Kinds::default()
         .with(install_control_plane::KIND, move |request| {
             Ok(InstallControlPlane::new(
@@ -58,6 +73,24 @@ pub fn kinds(context: &Context) -> Kinds {
         .with(adopt_control_plane::KIND, move |request| {
             Ok(AdoptControlPlane::new(
                 adopt.clone(),
+                serde_json::from_str(request)?,
+            ))
+        })
+        .with(join_worker::KIND, move |request| {
+            Ok(JoinWorker::new(
+                join.clone(),
+                serde_json::from_str(request)?,
+            ))
+        })
+        .with(drain_node::KIND, move |request| {
+            Ok(DrainNode::new(
+                drain.clone(),
+                serde_json::from_str(request)?,
+            ))
+        })
+        .with(uninstall_k3s::KIND, move |request| {
+            Ok(UninstallK3s::new(
+                uninstall.clone(),
                 serde_json::from_str(request)?,
             ))
         })
@@ -150,9 +183,20 @@ pub enum Error {
         /// All hosts, each with why it fits or not.
         hosts: Vec<Candidate>,
     },
+    /// Another field of the request breaks a rule.
+    #[error("{rule}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// The rule that it broke.
+        rule: String,
+    },
     /// The request can't be carried out as things stand.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The API of the cluster can't be asked, or knows no such node.
+    #[error(transparent)]
+    Node(#[from] NodeError),
     /// The agent can't be asked.
     #[error(transparent)]
     Fleet(#[from] FleetError),

@@ -1,26 +1,32 @@
 //! Artefacts: listing them, and taking one from a caller.
 
+use std::path::PathBuf;
+
 use canasta_proto::pb;
 use canasta_proto::pb::artefact_service_server::ArtefactService;
+use canasta_proto::pb::get_agent_package_response as package;
 use canasta_proto::pb::import_artefact_request::Part;
 use canasta_transport::status::Fault;
 use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::caller::{AuditSubject, caller_of};
 use super::{Answer, invalid};
-use crate::artefacts::{Artefacts, Cut, Error};
+use crate::artefacts::{Artefacts, Cut, Error, Format};
 
 /// Lists and imports artefacts.
 #[derive(Debug)]
 pub(super) struct ArtefactApi {
     pub(super) artefacts: Artefacts,
+    /// Packages of the agent that the controller's own package brings.
+    pub(super) shipped: PathBuf,
 }
 
 #[tonic::async_trait]
 impl ArtefactService for ArtefactApi {
-    type GetAgentPackageStream =
-        futures_util::stream::BoxStream<'static, Result<pb::GetAgentPackageResponse, Status>>;
+    type GetAgentPackageStream = BoxStream<'static, Result<pb::GetAgentPackageResponse, Status>>;
 
     async fn list_artefacts(
         &self,
@@ -59,10 +65,34 @@ impl ArtefactService for ArtefactApi {
 
     async fn get_agent_package(
         &self,
-        _: Request<pb::GetAgentPackageRequest>,
+        request: Request<pb::GetAgentPackageRequest>,
     ) -> Answer<Self::GetAgentPackageStream> {
-        Err(Status::unimplemented("GetAgentPackage"))
+        let request = request.into_inner();
+        let format = match request.format() {
+            pb::PackageFormat::Deb => Format::Deb,
+            pb::PackageFormat::Rpm => Format::Rpm,
+            pb::PackageFormat::Unspecified => {
+                return Err(
+                    invalid("format", "INVALID_FIELD", "a package is a deb or an rpm").into(),
+                );
+            }
+        };
+        let found = self
+            .artefacts
+            .agent_package(format, &request.arch, &self.shipped)
+            .await?;
+        let first = package_part(package::Part::Artefact(found.artefact));
+        let chunks = ReceiverStream::new(found.chunks).map(|chunk| match chunk {
+            Ok(chunk) => package_part(package::Part::Chunk(chunk)),
+            Err(error) => Err(Error::from(error).into()),
+        });
+        Ok(Response::new(stream::iter([first]).chain(chunks).boxed()))
     }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "an item of a stream")]
+fn package_part(part: package::Part) -> Result<pb::GetAgentPackageResponse, Status> {
+    Ok(pb::GetAgentPackageResponse { part: Some(part) })
 }
 
 impl From<Error> for Fault {
@@ -79,6 +109,7 @@ fn code(error: &Error) -> Code {
     match error {
         Error::Import(_) | Error::ImportCut => Code::InvalidArgument,
         Error::Differs { .. } => Code::AlreadyExists,
+        Error::NoPackage { .. } => Code::NotFound,
         Error::NoSpace { .. } | Error::File(canasta_durable::Error::DiskFull { .. }) => {
             Code::ResourceExhausted
         }

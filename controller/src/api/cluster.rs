@@ -1,4 +1,7 @@
-//! Clusters: installing, adopting and showing them.
+//! Clusters: installing, adopting and showing them here; members and nodes in the modules beside.
+
+mod membership;
+mod node;
 
 use canasta_proto::name::ClusterName;
 use canasta_proto::pb;
@@ -80,48 +83,56 @@ impl ClusterService for ClusterApi {
 
     async fn join_workers(
         &self,
-        _: Request<pb::JoinWorkersRequest>,
+        request: Request<pb::JoinWorkersRequest>,
     ) -> Answer<pb::JoinWorkersResponse> {
-        Err(Status::unimplemented("JoinWorkers"))
+        let caller = caller_of(&request);
+        self.joined(request.into_inner(), &caller).await
     }
 
     async fn uninstall_k3s(
         &self,
-        _: Request<pb::UninstallK3sRequest>,
+        request: Request<pb::UninstallK3sRequest>,
     ) -> Answer<pb::UninstallK3sResponse> {
-        Err(Status::unimplemented("UninstallK3s"))
+        let caller = caller_of(&request);
+        self.uninstalled(request.into_inner(), &caller).await
     }
 
     async fn forget_cluster(
         &self,
-        _: Request<pb::ForgetClusterRequest>,
+        request: Request<pb::ForgetClusterRequest>,
     ) -> Answer<pb::ForgetClusterResponse> {
-        Err(Status::unimplemented("ForgetCluster"))
+        let by = caller_of(&request).who;
+        self.forgotten(request.into_inner(), &by).await
     }
 
     async fn get_kubeconfig(
         &self,
-        _: Request<pb::GetKubeconfigRequest>,
+        request: Request<pb::GetKubeconfigRequest>,
     ) -> Answer<pb::GetKubeconfigResponse> {
-        Err(Status::unimplemented("GetKubeconfig"))
+        self.kubeconfig(request.into_inner()).await
     }
 
     async fn cordon_node(
         &self,
-        _: Request<pb::CordonNodeRequest>,
+        request: Request<pb::CordonNodeRequest>,
     ) -> Answer<pb::CordonNodeResponse> {
-        Err(Status::unimplemented("CordonNode"))
+        let by = caller_of(&request).who;
+        self.cordoned(request.into_inner(), &by).await
     }
 
     async fn uncordon_node(
         &self,
-        _: Request<pb::UncordonNodeRequest>,
+        request: Request<pb::UncordonNodeRequest>,
     ) -> Answer<pb::UncordonNodeResponse> {
-        Err(Status::unimplemented("UncordonNode"))
+        self.uncordoned(request.into_inner()).await
     }
 
-    async fn drain_node(&self, _: Request<pb::DrainNodeRequest>) -> Answer<pb::DrainNodeResponse> {
-        Err(Status::unimplemented("DrainNode"))
+    async fn drain_node(
+        &self,
+        request: Request<pb::DrainNodeRequest>,
+    ) -> Answer<pb::DrainNodeResponse> {
+        let by = caller_of(&request).who;
+        self.drained(request.into_inner(), &by).await
     }
 }
 
@@ -171,6 +182,8 @@ impl From<workflows::Error> for Fault {
                     .hint(refusal.hint)
                     .caused_by(refusal.points)
             }
+            Error::Field { field, rule } => invalid(field, "INVALID_FIELD", rule),
+            Error::Node(error) => error.into(),
             Error::Fleet(error) => error.into(),
             Error::Operations(error) => error.into(),
             Error::Artefacts(error) => error.into(),

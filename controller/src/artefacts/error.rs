@@ -193,6 +193,14 @@ pub enum Error {
         /// What is stored.
         stored: String,
     },
+    /// There is no package of the agent for such a machine.
+    #[error("no .{format} package of the agent for the architecture '{arch}' is kept")]
+    NoPackage {
+        /// `deb`, `rpm`.
+        format: &'static str,
+        /// `amd64`.
+        arch: String,
+    },
     /// The caller of an import went away.
     #[error("the import ended before all of the file was there")]
     ImportCut,
@@ -255,6 +263,7 @@ impl Error {
             Self::File(_) => "FILE_FAILED",
             Self::Import(_) | Self::ImportCut => "ARTEFACT_IMPORT_INVALID",
             Self::Differs { .. } => "ARTEFACT_DIFFERS",
+            Self::NoPackage { .. } => "AGENT_PACKAGE_MISSING",
             Self::Store(_) => "DATABASE_FAILED",
             Self::Task { .. } => "INTERNAL",
         }
@@ -342,6 +351,7 @@ impl Error {
             Self::Differs { version, .. } => format!(
                 "a version stands for one file; compare the file with the published SHA-256 of {version}"
             ),
+            Self::NoPackage { .. } => "give it to the controller: canasta artefact import agent FILE; or name the file: --package FILE".to_owned(),
             Self::Store(_) => "look at the controller's log and the space on its disk".to_owned(),
             Self::Task { .. } => "run the command again".to_owned(),
         }

@@ -8,20 +8,30 @@ use futures_util::{Stream, StreamExt as _};
 
 use super::file::{self, Writer};
 use super::source::Architecture;
-use super::{Artefact, Artefacts, Error, IMPORTED, K3S, key};
+use super::{Artefact, Artefacts, Error, IMPORTED, K3S, Key, key, package};
 
 /// The largest part of a file.
 pub(crate) const CHUNK: usize = 256 * 1024;
 /// How much of a program tells its architecture.
 const HEAD: usize = 20;
+/// What a package of the agent is called in a header; which it is, its own content tells.
+const AGENT: &str = "agent";
 
 /// The caller went away.
 #[derive(Debug)]
 pub(crate) struct Cut;
 
+/// What a caller says that it sends.
+enum What {
+    /// A release of k3s.
+    K3s(K3sVersion),
+    /// A package of the agent.
+    Agent,
+}
+
 /// A header that is sound.
 struct Header {
-    version: K3sVersion,
+    what: What,
     sha256: String,
     size: u64,
     arch: Option<&'static Architecture>,
@@ -30,11 +40,16 @@ struct Header {
 impl Header {
     fn check(header: &pb::ImportHeader) -> Result<Self, Error> {
         let refused = |rule: String| Err(Error::Import(rule));
-        if header.name != K3S {
-            return refused(format!("only '{K3S}' can be imported"));
-        }
-        let Ok(version) = header.version.parse() else {
-            return refused("a k3s version looks like v1.34.8+k3s1".to_owned());
+        let what = match (header.name.as_str(), header.version.as_str()) {
+            (AGENT, "") => What::Agent,
+            (AGENT, _) => {
+                return refused("a package of the agent tells its own version".to_owned());
+            }
+            (K3S, version) => match version.parse() {
+                Ok(version) => What::K3s(version),
+                Err(_) => return refused("a k3s version looks like v1.34.8+k3s1".to_owned()),
+            },
+            _ => return refused(format!("only '{K3S}' and '{AGENT}' can be imported")),
         };
         let whole = |byte: u8| byte.is_ascii_hexdigit();
         if header.sha256.len() != 64 || !header.sha256.bytes().all(whole) {
@@ -56,11 +71,44 @@ impl Header {
             },
         };
         Ok(Self {
-            version,
+            what,
             sha256: header.sha256.to_ascii_lowercase(),
             size: header.size,
             arch,
         })
+    }
+
+    /// How much of the file tells what it is.
+    fn head(&self) -> usize {
+        match self.what {
+            What::K3s(_) => HEAD,
+            What::Agent => package::HEAD,
+        }
+    }
+
+    /// What the file is by its own content, compared with what was announced.
+    fn key(&self, head: &[u8]) -> Result<Key, Error> {
+        let (key, found, kind) = match &self.what {
+            What::K3s(version) => {
+                let found = Architecture::of_program(head).ok_or_else(|| {
+                    Error::Import("it is no program for Linux on a known architecture".to_owned())
+                })?;
+                (key(version, found), found, "a program")
+            }
+            What::Agent => {
+                let package = package::read(head).map_err(Error::Import)?;
+                let name = package.format.artefact().to_owned();
+                let key = (name, package.version, package.arch.name.to_owned());
+                (key, package.arch, "a package")
+            }
+        };
+        match self.arch.filter(|arch| *arch != found) {
+            None => Ok(key),
+            Some(arch) => Err(Error::Import(format!(
+                "it is {kind} for {}, and {} was announced",
+                found.name, arch.name
+            ))),
+        }
     }
 }
 
@@ -95,7 +143,7 @@ impl Artefacts {
     ) -> Result<Artefact, Error> {
         let mut chunks = std::pin::pin!(chunks);
         let mut writer = Writer::open(path, 0);
-        let mut head = Vec::with_capacity(HEAD);
+        let mut head = Vec::new();
         let mut size = 0;
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|Cut| Error::ImportCut)?;
@@ -104,7 +152,7 @@ impl Artefacts {
                 let rule = "more came than the header announced, or in parts above 256 KiB";
                 return Err(Error::Import(rule.to_owned()));
             }
-            head.extend_from_slice(&chunk[..chunk.len().min(HEAD - head.len())]);
+            head.extend_from_slice(&chunk[..chunk.len().min(header.head() - head.len())]);
             writer.write(chunk).await?;
         }
         let written = writer.finish().await?;
@@ -117,16 +165,7 @@ impl Artefacts {
                 written.sha256, header.sha256
             )));
         }
-        let found = Architecture::of_program(&head).ok_or_else(|| {
-            Error::Import("it is no program for Linux on a known architecture".to_owned())
-        })?;
-        if let Some(arch) = header.arch.filter(|arch| *arch != found) {
-            return Err(Error::Import(format!(
-                "it is a program for {}, and {} was announced",
-                found.name, arch.name
-            )));
-        }
-        let key = key(&header.version, found);
+        let key = header.key(&head)?;
         let lock = self.inner.lock_of(&key);
         let _alone = lock.lock().await;
         if let Some(stored) = self.inner.kept(&key).await? {

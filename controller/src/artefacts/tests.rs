@@ -2,6 +2,7 @@
 
 mod download;
 mod import;
+mod packages;
 mod server;
 mod trust;
 

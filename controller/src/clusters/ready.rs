@@ -13,7 +13,7 @@ use kube::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use tokio::time::Instant;
 
-use super::{ApiError, Clusters};
+use super::{ApiError, Clusters, nodes};
 use crate::operations::agent;
 
 /// The pause before an API that could not be asked is asked again.
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const JOURNAL_LINES: u32 = 50;
 
 /// The Ready condition of a Node.
-pub(super) fn ready_condition(node: &Node) -> Option<&NodeCondition> {
+pub(crate) fn ready_condition(node: &Node) -> Option<&NodeCondition> {
     let conditions = node.status.as_ref()?.conditions.as_ref()?;
     conditions
         .iter()
@@ -40,6 +40,41 @@ fn is_fresh(condition: &NodeCondition, started: Timestamp) -> bool {
     let second = |time: &Option<Time>| time.as_ref().map_or(i64::MIN, |time| time.0.as_second());
     second(&condition.last_heartbeat_time) > started.as_second()
         || second(&condition.last_transition_time) >= started.as_second()
+}
+
+/// A Node that is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Awaited<'a> {
+    /// The control plane whose API is asked.
+    pub(crate) api: &'a HostName,
+    /// The host whose Node it is.
+    pub(crate) host: &'a HostName,
+    /// The name of the Node.
+    pub(crate) node_name: &'a str,
+    /// What its kubelet runs.
+    pub(crate) version: &'a str,
+    /// Whether the Node must be of this machine and this boot: one of the same name may be left from an earlier life.
+    pub(crate) own: bool,
+}
+
+/// What the agent on a host says of the k3s that runs there now.
+#[derive(Debug, Clone, Default)]
+struct Running {
+    started: Option<Timestamp>,
+    /// The machine and its boot; none where any will do.
+    identity: Option<(String, String)>,
+}
+
+/// What keeps a Node from being the own one of a host; nothing when it is.
+fn foreign(node: &Node, wanted: &(String, String)) -> Option<String> {
+    let (machine, boot) = nodes::identity(node);
+    if machine != wanted.0 {
+        return Some(format!(
+            "the API tells a node of this name with the machine id '{machine}', and the host has '{}'",
+            wanted.0
+        ));
+    }
+    (boot != wanted.1).then(|| "what the API tells is from before the last boot".to_owned())
 }
 
 /// What keeps a Node from being what is waited for; nothing when it is.
@@ -66,10 +101,10 @@ fn lacking(node: &Node, version: &str, started: Option<Timestamp>) -> Option<Str
 }
 
 impl Clusters {
-    /// Waits until a Node is Ready with this version, as the API on `host` says. Woken by the API's watch.
+    /// Waits until the Node of a control plane is Ready with this version, as its own API says.
     ///
     /// # Errors
-    /// `NODE_NOT_READY` with the condition's reason and message, and the end of the unit's journal.
+    /// As [`Clusters::wait_ready`].
     pub(crate) async fn wait_node_ready(
         &self,
         host: &HostName,
@@ -77,10 +112,30 @@ impl Clusters {
         version: &str,
         reporter: &Reporter,
     ) -> Result<(), StepError> {
+        let awaited = Awaited {
+            api: host,
+            host,
+            node_name,
+            version,
+            own: false,
+        };
+        self.wait_ready(&awaited, reporter).await
+    }
+
+    /// Waits until a Node is Ready with its version, as the API says. Woken by the API's watch.
+    ///
+    /// # Errors
+    /// `NODE_NOT_READY` with the condition's reason and message, and the end of the unit's journal.
+    pub(crate) async fn wait_ready(
+        &self,
+        awaited: &Awaited<'_>,
+        reporter: &Reporter,
+    ) -> Result<(), StepError> {
         let deadline = Instant::now() + self.timings.node_ready;
+        let (host, node_name) = (awaited.host, awaited.node_name);
         let mut last = format!("the API does not know the node '{node_name}' yet");
         loop {
-            let watched = self.watch_ready(host, node_name, version, &mut last, reporter);
+            let watched = self.watch_ready(awaited, &mut last, reporter);
             match tokio::time::timeout_at(deadline, watched).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => last = error,
@@ -94,14 +149,13 @@ impl Clusters {
 
     async fn watch_ready(
         &self,
-        host: &HostName,
-        node_name: &str,
-        version: &str,
+        awaited: &Awaited<'_>,
         last: &mut String,
         reporter: &Reporter,
     ) -> Result<(), String> {
-        let started = self.started(host).await;
-        let client = self.api(host).await.map_err(|error| shown(&error))?;
+        let node_name = awaited.node_name;
+        let running = self.running(awaited).await?;
+        let client = self.api(awaited.api).await.map_err(|error| shown(&error))?;
         let only = watcher::Config::default().fields(&format!("metadata.name={node_name}"));
         let watched = watcher(Api::<Node>::all(client), only).applied_objects();
         let mut nodes = std::pin::pin!(watched);
@@ -109,7 +163,11 @@ impl Clusters {
             if node.metadata.name.as_deref() != Some(node_name) {
                 continue;
             }
-            match lacking(&node, version, started) {
+            let identity = running.identity.as_ref();
+            let lack = identity
+                .and_then(|wanted| foreign(&node, wanted))
+                .or_else(|| lacking(&node, awaited.version, running.started));
+            match lack {
                 None => return Ok(()),
                 Some(lack) => {
                     reporter.message(format!("node {node_name}: {lack}")).await;
@@ -120,16 +178,31 @@ impl Clusters {
         Err("the watch of the API ended".to_owned())
     }
 
-    /// When the process of k3s was started, as the agent on its host says; none when it does not say.
-    async fn started(&self, host: &HostName) -> Option<Timestamp> {
+    /// When the process of k3s was started and on which machine, as the agent on its host says. An agent that does not say
+    /// when is no obstacle; one that does not say which machine is, where that matters.
+    async fn running(&self, awaited: &Awaited<'_>) -> Result<Running, String> {
         let asked = async {
-            let mut client = self.fleet.agent(host).await.ok()?;
+            let mut client = self.fleet.agent(awaited.host).await.ok()?;
             let answer = client.get_facts(pb::GetFactsRequest {}).await.ok()?;
-            let at = answer.into_inner().facts?.k3s?.unit_started_at?;
-            Timestamp::new(at.seconds, at.nanos).ok()
+            answer.into_inner().facts
         };
         let limit = self.timings.request;
-        tokio::time::timeout(limit, asked).await.ok().flatten()
+        let facts = tokio::time::timeout(limit, asked).await.ok().flatten();
+        let started = |facts: &pb::NodeFacts| {
+            let at = facts.k3s.as_ref()?.unit_started_at?;
+            Timestamp::new(at.seconds, at.nanos).ok()
+        };
+        match facts {
+            Some(facts) => Ok(Running {
+                started: started(&facts),
+                identity: awaited.own.then_some((facts.machine_id, facts.boot_id)),
+            }),
+            None if awaited.own => Err(format!(
+                "the agent on {} does not tell which machine it is on",
+                awaited.host
+            )),
+            None => Ok(Running::default()),
+        }
     }
 
     async fn not_ready(&self, host: &HostName, node_name: &str, last: String) -> StepError {
@@ -144,7 +217,7 @@ impl Clusters {
         .subject(format!("host {host}"))
         .hint(format!(
             "look at the journal below, and at `canasta cluster list`; when the cause is mended, run the command again. \
-             On {host}: journalctl -u k3s"
+             On {host}: journalctl -u 'k3s*'"
         ));
         match self.journal(host).await {
             Ok(evidence) => error.evidence(evidence),
@@ -189,15 +262,24 @@ impl Clusters {
 
 /// Why an API could not be asked.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AskError {
+#[non_exhaustive]
+pub enum AskError {
+    /// The agent can't be asked.
     #[error(transparent)]
     Fleet(#[from] crate::fleet::FleetError),
+    /// It gives no credentials.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// It does not answer.
+    #[error("the agent did not answer within {seconds} s")]
+    Late {
+        /// How long it was waited for.
+        seconds: u64,
+    },
 }
 
 /// An error with its causes on one line.
-pub(super) fn shown(error: &dyn std::error::Error) -> String {
+pub(crate) fn shown(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     for cause in canasta_transport::status::chain(error) {
         // Some libraries repeat their source in their own text.

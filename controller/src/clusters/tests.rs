@@ -1,32 +1,22 @@
 //! What is told of a cluster, by its API and by its agents.
 
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use canasta_proto::pb;
 use canasta_steps::{
     Done, End, Journal, JournalError, Plan, Reporter, Resume, Runner, Step, StepError, StepEvent,
     StepInfo,
 };
 use futures_util::{StreamExt as _, stream};
 use http::{Request, Response};
-use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::Clusters;
+use super::fake::{self, Body};
 use crate::operations::agent::stub::Bench;
 use crate::store::clusters::{ClusterRow, NodeRow};
 
@@ -56,8 +46,6 @@ fn node(ready: &str) -> Value {
     })
 }
 
-type Body = BoxBody<Bytes, Infallible>;
-
 fn answer(says: Says, request: &Request<Incoming>) -> Response<Body> {
     let whole = |value: Value| Full::new(Bytes::from(value.to_string())).boxed();
     let query = request.uri().query().unwrap_or_default();
@@ -85,65 +73,11 @@ fn answer(says: Says, request: &Request<Incoming>) -> Response<Body> {
         .expect("an answer")
 }
 
-/// An API server that demands a client certificate, and the agent's tunnel to it.
 async fn serve(bench: &Bench, says: Says) {
-    let ca_key = KeyPair::generate().expect("key");
-    let mut params = CertificateParams::new(Vec::new()).expect("names");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_pem = params.self_signed(&ca_key).expect("CA").pem();
-    let issuer = Issuer::new(params, ca_key);
-    let leaf = |name: &str| {
-        let key = KeyPair::generate().expect("key");
-        let params = CertificateParams::new(vec![name.to_owned()]).expect("name");
-        (
-            params.signed_by(&key, &issuer).expect("leaf").pem(),
-            key.serialize_pem(),
-        )
-    };
-    let (server, server_key) = leaf("127.0.0.1");
-    let (client, client_key) = leaf("admin");
-    let certificate = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM");
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate(&ca_pem)).expect("CA");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .build()
-            .expect("verifier");
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("TLS 1.3")
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(
-            vec![certificate(&server)],
-            PrivateKeyDer::from_pem_slice(server_key.as_bytes()).expect("key"),
-        )
-        .expect("certificate");
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("bound");
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let stream = acceptor.accept(stream).await.expect("handshake");
-                let service = hyper::service::service_fn(move |request| async move {
-                    Ok::<_, Infallible>(answer(says, &request))
-                });
-                // The client may leave in the middle of a watch.
-                let _ = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
-            });
-        }
-    });
-    let credentials = pb::GetApiCredentialsResponse {
-        ca_certificate: ca_pem.into(),
-        client_certificate: client.into(),
-        client_key: client_key.into(),
-        server_name: "127.0.0.1".to_owned(),
-    };
-    *bench.agent.api.lock().expect("api") = Some((address, credentials));
+    fake::serve(&bench.agent, move |request| {
+        Box::pin(std::future::ready(answer(says, &request)))
+    })
+    .await;
 }
 
 /// Waits for the node as a step does.

@@ -7,9 +7,14 @@ use canasta_proto::pb;
 use k8s_openapi::api::core::v1::Node;
 use prost_types::Timestamp;
 
+use super::CONTROL_PLANE;
+use super::nodes::{cordoned_by, is_cordoned};
 use super::ready::{kubelet_version, ready_condition};
 use crate::operations::stamp;
 use crate::store::clusters::{ClusterRow, NodeRow};
+
+/// What is told of a host whose Node is not there.
+const UNKNOWN_NODE: &str = "the API does not know this node";
 
 /// What an API answered.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +61,7 @@ pub(super) fn merge(
             match objects {
                 Ok(objects) => match objects.iter().find(|object| named(object, &row.node_name)) {
                     Some(object) => fill_api(&mut node, object),
-                    None => "the API does not know this node".clone_into(&mut node.ready_reason),
+                    None => UNKNOWN_NODE.clone_into(&mut node.ready_reason),
                 },
                 Err(error) => node.ready_reason.clone_from(error),
             }
@@ -77,9 +82,12 @@ pub(super) fn merge(
             shown.push(node);
         }
     }
+    let orphaned = nodes.iter().all(|row| row.role != CONTROL_PLANE);
     for node in &mut shown {
         node.api_source.clone_from(&asked.source);
         node.api_observed_at = Some(asked.at);
+        node.orphaned = orphaned && !node.host.is_empty();
+        node.disagreement = disagreement(node, asked.answer.is_ok());
     }
     shown.sort_by(|one, other| one.name.cmp(&other.name));
     pb::Cluster {
@@ -104,6 +112,49 @@ pub(super) fn merge(
     }
 }
 
+/// Where the cluster and the agent don't agree, in words.
+fn disagreement(node: &pb::ClusterNode, api_answered: bool) -> String {
+    let Some(k3s) = node.agent_view.as_ref().filter(|_| !node.host.is_empty()) else {
+        return match (node.ready, node.host.is_empty(), node.agent_error.as_str()) {
+            (Some(true), false, error) if !error.is_empty() => gone(error),
+            _ => String::new(),
+        };
+    };
+    let runs = matches!(k3s.unit_active_state.as_str(), "active" | "reloading");
+    let unit = || {
+        format!(
+            "{} is {} ({})",
+            k3s.unit, k3s.unit_active_state, k3s.unit_sub_state
+        )
+    };
+    match (node.ready, node.agent_error.as_str()) {
+        // What it said last is no word against the cluster's.
+        (Some(true), error) if !error.is_empty() => gone(error),
+        (_, error) if !error.is_empty() => String::new(),
+        (Some(true), _) if !k3s.present => {
+            "the API says Ready, and the agent finds no k3s".to_owned()
+        }
+        (Some(true), _) if !runs => format!("the API says Ready, and the agent says {}", unit()),
+        (Some(true), _) => String::new(),
+        (_, _) if api_answered && runs && node.ready_reason == UNKNOWN_NODE => {
+            format!(
+                "the API does not know this node, and the agent says {}",
+                unit()
+            )
+        }
+        (_, _) if api_answered && runs => format!(
+            "the API says not Ready ({}), and the agent says {}",
+            node.ready_reason,
+            unit()
+        ),
+        _ => String::new(),
+    }
+}
+
+fn gone(error: &str) -> String {
+    format!("the API says Ready, and its agent can't be asked: {error}")
+}
+
 fn fill_api(node: &mut pb::ClusterNode, object: &Node) {
     match ready_condition(object) {
         Some(condition) => {
@@ -117,6 +168,8 @@ fn fill_api(node: &mut pb::ClusterNode, object: &Node) {
         }
         None => "the node has no Ready condition yet".clone_into(&mut node.ready_reason),
     }
+    node.cordoned = is_cordoned(object);
+    cordoned_by(object).clone_into(&mut node.cordoned_by);
     node.kubelet_version = kubelet_version(object).unwrap_or_default().to_owned();
     let addresses = object
         .status
@@ -240,6 +293,68 @@ mod tests {
         assert_eq!(shown.nodes[0].ready, None);
         assert_eq!(shown.nodes[0].ready_reason, "the agent is away");
         assert!(!shown.api.expect("told").reachable);
+    }
+
+    #[test]
+    fn where_the_cluster_and_the_agent_do_not_agree_it_is_told() {
+        let told = |ready: Option<bool>, unit: Option<&str>, error: &str, answered: bool| {
+            let node = pb::ClusterNode {
+                host: "w1".to_owned(),
+                ready,
+                ready_reason: "NodeStatusUnknown".to_owned(),
+                agent_error: error.to_owned(),
+                agent_view: unit.map(|state| pb::K3sFacts {
+                    present: true,
+                    unit: "k3s-agent.service".to_owned(),
+                    unit_active_state: state.to_owned(),
+                    unit_sub_state: "x".to_owned(),
+                    ..pb::K3sFacts::default()
+                }),
+                ..pb::ClusterNode::default()
+            };
+            super::disagreement(&node, answered)
+        };
+        let away = "host 'w1' is unreachable";
+        for (ready, unit, error, answered, part) in [
+            (Some(true), Some("active"), "", true, ""),
+            (
+                Some(true),
+                Some("failed"),
+                "",
+                true,
+                "says Ready, and the agent says k3s-agent.service is failed (x)",
+            ),
+            (
+                Some(true),
+                Some("active"),
+                away,
+                true,
+                "says Ready, and its agent can't be asked: host 'w1' is unreachable",
+            ),
+            (Some(true), None, away, true, "can't be asked"),
+            (
+                Some(false),
+                Some("active"),
+                "",
+                true,
+                "says not Ready (NodeStatusUnknown), and the agent says",
+            ),
+            (
+                None,
+                Some("active"),
+                "",
+                true,
+                "says not Ready (NodeStatusUnknown)",
+            ),
+            (None, Some("active"), "", false, ""),
+            (Some(false), Some("failed"), "", true, ""),
+            (Some(false), Some("active"), away, true, ""),
+            (None, None, away, true, ""),
+        ] {
+            let text = told(ready, unit, error, answered);
+            assert_eq!(text.is_empty(), part.is_empty(), "{text}");
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[test]

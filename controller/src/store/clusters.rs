@@ -123,7 +123,7 @@ impl Store {
     }
 }
 
-fn list(texts: &[String]) -> String {
+pub(super) fn list(texts: &[String]) -> String {
     serde_json::to_string(texts).expect("a list of strings is JSON")
 }
 

@@ -161,7 +161,7 @@ pub async fn adopt(
         node_name: planned.node_name.clone(),
         tls_sans: planned.tls_sans.clone(),
         findings: known.findings,
-        steps: Vec::new(),
+        ..pb::InstallPlan::default()
     };
     let workflow = AdoptControlPlane::new(context.clone(), planned);
     begin(operations, held, workflow, shown, &details).await

@@ -22,6 +22,8 @@ pub(super) enum Wish {
     Install,
     /// To adopt the control plane that is there.
     Adopt,
+    /// To join it to a cluster as a worker.
+    Join,
 }
 
 impl Wish {
@@ -33,6 +35,9 @@ impl Wish {
             }
             Self::Adopt => {
                 "a host fits when its agent is connected and it has a k3s control plane that someone else installed"
+            }
+            Self::Join => {
+                "a host fits when its agent is connected and it has no k3s, or is a worker already"
             }
         }
     }
@@ -99,22 +104,26 @@ fn judge(wish: Wish, seen: &Seen) -> Fit {
         return Fit::No(away.clone());
     }
     if let Some((cluster, role, adopted)) = &seen.member {
-        let same = *adopted == (wish == Wish::Adopt);
-        let why = match (role.as_str() == CONTROL_PLANE, adopted) {
+        let control_plane = role == CONTROL_PLANE;
+        let done = match wish {
+            Wish::Install => control_plane && !adopted,
+            Wish::Adopt => control_plane && *adopted,
+            Wish::Join => !control_plane,
+        };
+        let why = match (control_plane, adopted) {
             (true, true) => format!("it has the adopted control plane of cluster {cluster}"),
             (true, false) => format!("it has the control plane of cluster {cluster}"),
             (false, _) => format!("it is a worker of cluster {cluster}"),
         };
-        return if same && role == CONTROL_PLANE {
-            Fit::Done(why)
-        } else {
-            Fit::No(why)
-        };
+        return if done { Fit::Done(why) } else { Fit::No(why) };
     }
     let k3s = &seen.k3s;
     let foreign = has_program(k3s) && k3s.origin() != pb::K3sOrigin::Installed;
     match (wish, foreign) {
-        (Wish::Install, false) => Fit::Free("it is connected and in no cluster".to_owned()),
+        (Wish::Install | Wish::Join, false) => {
+            Fit::Free("it is connected and in no cluster".to_owned())
+        }
+        (Wish::Join, true) => Fit::No("it has a k3s that this fleet did not install".to_owned()),
         (Wish::Install, true) => Fit::No(
             "it has a k3s that this fleet did not install (--adopt takes it over)".to_owned(),
         ),

@@ -46,7 +46,7 @@ impl Gathered {
 
 /// Asks the agent and the database.
 pub(super) async fn gather(context: &Context, host: &HostName) -> Result<Gathered, Error> {
-    let (mut findings, facts) = preflight(context, host).await?;
+    let (mut findings, facts) = preflight(context, host, pb::K3sRole::Server).await?;
     context.store.set_facts(host, &facts).await?;
     let others = context.store.hosts().await?.into_iter().filter_map(|row| {
         let told = row.facts.map_or(row.hostname, |facts| facts.hostname);
@@ -89,10 +89,11 @@ pub(super) async fn gather(context: &Context, host: &HostName) -> Result<Gathere
     Ok(known)
 }
 
-/// Asks the agent what stands in the way of a server, and compares the clocks by that.
+/// Asks the agent what stands in the way of a role, and compares the clocks by that.
 pub(super) async fn preflight(
     context: &Context,
     host: &HostName,
+    role: pb::K3sRole,
 ) -> Result<(Vec<pb::Finding>, pb::NodeFacts), Error> {
     let mut client = context.fleet.agent(host).await?;
     let failed = |source: tonic::Status| FleetError::Call {
@@ -100,9 +101,7 @@ pub(super) async fn preflight(
         what: "its preflight",
         source: Box::new(source),
     };
-    let request = pb::PreflightRequest {
-        role: pb::K3sRole::Server.into(),
-    };
+    let request = pb::PreflightRequest { role: role.into() };
     let answer = timeout(context.timings.request, client.preflight(request))
         .await
         .unwrap_or_else(|_| {

@@ -47,10 +47,7 @@ impl Record {
             )));
         }
         let store = &context.store;
-        let failed = |error: crate::store::Error| {
-            StepError::from_source("DATABASE_FAILED", &error)
-                .hint("look at the controller's log and the space on its disk, then run the command again")
-        };
+        let failed = database_failed;
         let old = store.cluster(&self.cluster).await.map_err(failed)?;
         let old_node = store
             .cluster_node(self.host.as_str())
@@ -148,6 +145,12 @@ pub(super) fn refused(refusal: Refusal) -> StepError {
     StepError::new(refusal.reason, refusal.message)
         .subject(refusal.subject)
         .hint(refusal.hint)
+}
+
+/// The database failed in a step.
+pub(super) fn database_failed(error: crate::store::Error) -> StepError {
+    StepError::from_source("DATABASE_FAILED", &error)
+        .hint("look at the controller's log and the space on its disk, then run the command again")
 }
 
 fn endpoint(node_ip: &str) -> String {

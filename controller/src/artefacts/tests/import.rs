@@ -18,7 +18,7 @@ fn header() -> pb::ImportHeader {
     }
 }
 
-async fn import(
+pub(super) async fn import(
     artefacts: &Artefacts,
     header: &pb::ImportHeader,
     file: &[u8],

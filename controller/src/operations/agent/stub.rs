@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use canasta_proto::pb;
 use canasta_proto::pb::agent_service_client::AgentServiceClient;
 use canasta_proto::pb::agent_service_server::{AgentService, AgentServiceServer};
 use canasta_proto::pb::push_artefact_request::Part;
+use canasta_proto::pb::receive_probes_response::Event as Probe;
 use canasta_proto::pb::watch_task_response::Event;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -30,6 +32,9 @@ use crate::store::{StateDir, Store};
 /// What a watch of a task brings: events, then perhaps an error, then its end.
 pub(crate) type Script = Vec<Result<pb::WatchTaskResponse, Status>>;
 
+/// What a task does to the world of a test.
+pub(crate) type OnTask = Arc<dyn Fn(&pb::TaskSpec) + Send + Sync>;
+
 /// What the agent does and what it saw.
 #[derive(Default)]
 pub(crate) struct Agent {
@@ -47,6 +52,24 @@ pub(crate) struct Agent {
     pub(crate) mute: Mutex<Mute>,
     /// The size of each chunk that came.
     pub(crate) chunks: Mutex<Vec<usize>>,
+    /// What it says of its node; nothing when it is not asked.
+    pub(crate) facts: Mutex<Option<pb::NodeFacts>>,
+    /// Does each task at once, and does not follow scripts.
+    pub(crate) obliging: AtomicBool,
+    /// Called with each task that is started.
+    pub(crate) on_task: Mutex<Option<OnTask>>,
+    /// What each task was to do, as they were started.
+    pub(crate) specs: Mutex<Vec<pb::TaskSpec>>,
+    /// What each credential was to be described by.
+    pub(crate) made: Mutex<Vec<String>>,
+    /// The credentials that it keeps.
+    pub(crate) kept: Mutex<Vec<String>>,
+    /// How often it refuses to listen for probes, since it listens for others.
+    pub(crate) busy: AtomicU32,
+    /// Ports that nothing gets through to.
+    pub(crate) closed: Mutex<Vec<u32>>,
+    /// What an uninstall would find.
+    pub(crate) inspected: Mutex<Option<pb::InspectUninstallResponse>>,
     /// Where the tunnel leads, and the credentials for it.
     pub(crate) api: Mutex<Option<(SocketAddr, pb::GetApiCredentialsResponse)>>,
 }
@@ -61,6 +84,17 @@ pub(crate) enum Mute {
     Stat,
     /// The push of an artefact.
     Push,
+}
+
+impl Agent {
+    /// What it says of its node now.
+    fn facts(&self) -> Option<pb::NodeFacts> {
+        let facts = self.facts.lock().expect("facts").clone()?;
+        Some(pb::NodeFacts {
+            observed_at: Some(crate::operations::stamp::now()),
+            ..facts
+        })
+    }
 }
 
 /// An event with its number.
@@ -100,7 +134,10 @@ impl AgentService for Api {
         &self,
         _: Request<pb::GetFactsRequest>,
     ) -> Result<Response<pb::GetFactsResponse>, Status> {
-        not_here()
+        match self.0.facts() {
+            Some(facts) => Ok(Response::new(pb::GetFactsResponse { facts: Some(facts) })),
+            None => not_here(),
+        }
     }
 
     async fn watch_status(
@@ -114,15 +151,30 @@ impl AgentService for Api {
         &self,
         _: Request<pb::PreflightRequest>,
     ) -> Result<Response<pb::PreflightResponse>, Status> {
-        not_here()
+        match self.0.facts() {
+            Some(facts) => Ok(Response::new(pb::PreflightResponse {
+                findings: Vec::new(),
+                facts: Some(facts),
+            })),
+            None => not_here(),
+        }
     }
 
     async fn start_task(
         &self,
         request: Request<pb::StartTaskRequest>,
     ) -> Result<Response<pb::StartTaskResponse>, Status> {
-        let id = request.into_inner().task_id;
-        self.0.started.lock().expect("started").push(id);
+        let request = request.into_inner();
+        self.0
+            .started
+            .lock()
+            .expect("started")
+            .push(request.task_id);
+        let acts = self.0.on_task.lock().expect("on_task").clone();
+        if let (Some(act), Some(spec)) = (acts, &request.spec) {
+            act(spec);
+        }
+        self.0.specs.lock().expect("specs").extend(request.spec);
         Ok(Response::new(pb::StartTaskResponse { started: true }))
     }
 
@@ -133,6 +185,14 @@ impl AgentService for Api {
         let request = request.into_inner();
         let mut watched = self.0.watched.lock().expect("watched");
         watched.push((request.task_id, request.after_seq));
+        if self.0.obliging.load(Ordering::Relaxed) {
+            let finished = pb::StepFinished {
+                outcome: pb::StepOutcome::Unchanged.into(),
+                detail: String::new(),
+            };
+            let script = vec![event(1, Event::Finished(finished))];
+            return Ok(Response::new(stream::iter(script).boxed()));
+        }
         let script = self.0.scripts.lock().expect("scripts").pop_front();
         match script {
             Some(script) => Ok(Response::new(stream::iter(script).boxed())),
@@ -261,38 +321,111 @@ impl AgentService for Api {
 
     async fn create_join_credential(
         &self,
-        _: Request<pb::CreateJoinCredentialRequest>,
+        request: Request<pb::CreateJoinCredentialRequest>,
     ) -> Result<Response<pb::CreateJoinCredentialResponse>, Status> {
-        not_here()
+        let mut made = self.0.made.lock().expect("made");
+        made.push(request.into_inner().description);
+        Ok(Response::new(pb::CreateJoinCredentialResponse {
+            token: format!("K10aa::geheim{}", made.len()),
+            kind: pb::JoinCredentialKind::BootstrapToken.into(),
+            token_id: format!("id{}", made.len()),
+        }))
     }
 
     async fn store_join_credential(
         &self,
-        _: Request<pb::StoreJoinCredentialRequest>,
+        request: Request<pb::StoreJoinCredentialRequest>,
     ) -> Result<Response<pb::StoreJoinCredentialResponse>, Status> {
-        not_here()
+        let token = request.into_inner().token;
+        self.0.kept.lock().expect("kept").push(token);
+        Ok(Response::new(pb::StoreJoinCredentialResponse {}))
     }
 
     async fn receive_probes(
         &self,
-        _: Request<pb::ReceiveProbesRequest>,
+        request: Request<pb::ReceiveProbesRequest>,
     ) -> Result<Response<Self::ReceiveProbesStream>, Status> {
-        not_here()
+        let less = |busy: u32| busy.checked_sub(1);
+        let order = Ordering::Relaxed;
+        if self.0.busy.fetch_update(order, order, less).is_ok() {
+            return Err(Status::resource_exhausted("it listens for others"));
+        }
+        let closed = self.0.closed.lock().expect("closed").clone();
+        let ports = request.into_inner().ports;
+        let listeners = ports.iter().map(|port| pb::ProbeListenerState {
+            port: Some(*port),
+            listener: pb::ProbeListener::Socket.into(),
+            error: String::new(),
+        });
+        let listening = Probe::Listening(pb::ProbeListening {
+            listeners: listeners.collect(),
+        });
+        let open = ports
+            .into_iter()
+            .filter(|port| !closed.contains(&port.port));
+        let arrivals = open.flat_map(|port| {
+            (1..=5).map(move |sequence| {
+                Probe::Arrival(pb::ProbeArrival {
+                    port: Some(port),
+                    sequence,
+                    size: 64,
+                })
+            })
+        });
+        let events: Vec<_> = std::iter::once(listening)
+            .chain(arrivals)
+            .map(|event| Ok(pb::ReceiveProbesResponse { event: Some(event) }))
+            .collect();
+        Ok(Response::new(
+            stream::iter(events).chain(stream::pending()).boxed(),
+        ))
     }
 
     async fn send_probes(
         &self,
-        _: Request<pb::SendProbesRequest>,
+        request: Request<pb::SendProbesRequest>,
     ) -> Result<Response<pb::SendProbesResponse>, Status> {
-        not_here()
+        let request = request.into_inner();
+        assert_eq!(request.nonce.len(), 16);
+        let closed = self.0.closed.lock().expect("closed").clone();
+        let results = request.ports.into_iter().map(|port| {
+            let outcome =
+                if closed.contains(&port.port) && port.protocol() == pb::ProbeProtocol::Tcp {
+                    pb::ProbeOutcome::NoAnswer
+                } else {
+                    pb::ProbeOutcome::Sent
+                };
+            pb::ProbeResult {
+                port: Some(port),
+                outcome: outcome.into(),
+                error: String::new(),
+            }
+        });
+        Ok(Response::new(pb::SendProbesResponse {
+            results: results.collect(),
+        }))
     }
 
     async fn inspect_uninstall(
         &self,
         _: Request<pb::InspectUninstallRequest>,
     ) -> Result<Response<pb::InspectUninstallResponse>, Status> {
-        not_here()
+        let inspected = self.0.inspected.lock().expect("inspected").clone();
+        inspected.map_or_else(not_here, |inspected| Ok(Response::new(inspected)))
     }
+}
+
+/// Serves an agent, and connects to it.
+async fn serve(agent: &Arc<Agent>) -> AgentServiceClient<Channel> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let server = AgentServiceServer::new(Api(Arc::clone(agent)));
+    let serving = Server::builder()
+        .add_service(server)
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    tokio::spawn(serving.map(drop));
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("address");
+    AgentServiceClient::new(endpoint.connect_lazy())
 }
 
 /// A fleet with one host, whose agent a test connects and cuts.
@@ -328,15 +461,7 @@ impl Bench {
         let host: HostName = "cp1".parse().expect("name");
         let link = fleet.stub(&Fleet::row(&host));
         let agent = Arc::<Agent>::default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("bound");
-        let server = AgentServiceServer::new(Api(Arc::clone(&agent)));
-        let serving = Server::builder()
-            .add_service(server)
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        tokio::spawn(serving.map(drop));
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("address");
-        let client = AgentServiceClient::new(endpoint.connect_lazy());
+        let client = serve(&agent).await;
         link.connect(client.clone());
         Self {
             dir,
@@ -349,6 +474,15 @@ impl Bench {
             client,
             _state: state,
         }
+    }
+
+    /// Another host, whose agent serves and is connected. The link goes with the test's end of it.
+    pub(crate) async fn add(&self, name: &str) -> (HostName, Arc<Agent>, Stub) {
+        let host: HostName = name.parse().expect("name");
+        let link = self.fleet.stub(&Fleet::row(&host));
+        let agent = Arc::<Agent>::default();
+        link.connect(serve(&agent).await);
+        (host, agent, link)
     }
 
     /// The agent is back.

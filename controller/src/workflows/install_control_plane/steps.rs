@@ -11,9 +11,10 @@ use canasta_steps::{Done, Plan, Reporter, Step, StepError, StepInfo};
 
 use super::plan::{Planned, plan};
 use super::{Asked, Job};
-use crate::artefacts::{Artefact, Pushed};
+use crate::artefacts::Artefact;
 use crate::operations::agent::{AgentTask, connect, fleet_error};
 use crate::workflows::record::{Record, judged};
+use crate::workflows::release::{Fetch, Push, Release};
 use crate::workflows::{Context, Error, gather, stale};
 
 /// Tasks of the agent: id, title, which step of the agent.
@@ -68,7 +69,7 @@ pub(super) fn steps(context: &Context, job: &Job, operation: &str) -> Plan {
         )
         .then(
             info("fetch-artefact", &format!("fetch k3s {version}"), ""),
-            FetchArtefact(Arc::clone(&shared)),
+            Fetch(shared.release()),
         )
         .then(
             info(
@@ -76,7 +77,7 @@ pub(super) fn steps(context: &Context, job: &Job, operation: &str) -> Plan {
                 &format!("send k3s {version} to the node"),
                 host,
             ),
-            PushArtefact(Arc::clone(&shared)),
+            Push(shared.release()),
         );
     for (id, title, step) in TASKS {
         let task = InstallTask::new(Arc::clone(&shared), operation, id, step);
@@ -117,14 +118,13 @@ impl Shared {
         host.map_err(|error| StepError::from_source("INTERNAL", &error))
     }
 
-    /// The artefact; from the cache, once `fetch-artefact` has run.
-    async fn artefact(&self, reporter: &Reporter) -> Result<(Artefact, bool), StepError> {
-        let version = self.planned.k3s_version.parse();
-        let version = version.map_err(|error| StepError::from_source("INTERNAL", &error))?;
-        let artefacts = &self.context.artefacts;
-        Ok(artefacts
-            .ensure_k3s(&version, &self.planned.arch, reporter)
-            .await?)
+    fn release(&self) -> Release {
+        Release {
+            context: self.context.clone(),
+            host: self.planned.host.clone(),
+            version: self.planned.k3s_version.clone(),
+            arch: self.planned.arch.clone(),
+        }
     }
 
     fn spec(&self, artefact: &Artefact) -> pb::K3sSpec {
@@ -168,42 +168,6 @@ impl Step for Preflight {
     }
 }
 
-struct FetchArtefact(Arc<Shared>);
-
-#[async_trait]
-impl Step for FetchArtefact {
-    async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
-        let (artefact, fetched) = self.0.artefact(reporter).await?;
-        Ok(if fetched {
-            Done::changed(format!(
-                "{} bytes from {}",
-                artefact.size(),
-                artefact.source()
-            ))
-        } else {
-            Done::unchanged(format!("kept since it came from {}", artefact.source()))
-        })
-    }
-}
-
-struct PushArtefact(Arc<Shared>);
-
-#[async_trait]
-impl Step for PushArtefact {
-    async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
-        let (artefact, _) = self.0.artefact(reporter).await?;
-        let (context, host) = (&self.0.context, self.0.host()?);
-        let patience = context.timings.agent_wait;
-        let push = context
-            .artefacts
-            .push(&context.fleet, &host, &artefact, reporter, patience);
-        Ok(match push.await? {
-            Pushed::There => Done::unchanged("the node has it"),
-            Pushed::Sent(bytes) => Done::changed(format!("{bytes} bytes sent")),
-        })
-    }
-}
-
 struct InstallTask {
     shared: Arc<Shared>,
     step: K3sInstallStep,
@@ -230,7 +194,7 @@ impl InstallTask {
 impl Step for InstallTask {
     async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
         let task = self.task.as_ref().map_err(StepError::clone)?;
-        let (artefact, _) = self.shared.artefact(reporter).await?;
+        let (artefact, _) = self.shared.release().artefact(reporter).await?;
         let install = pb::K3sInstallTask {
             spec: Some(self.shared.spec(&artefact)),
             step: self.step.into(),

@@ -1,0 +1,162 @@
+//! Rows of debts: what is to be done in a cluster once its API answers. Called by [`crate::clusters`], which pays them, and by
+//! the workflows that run them up.
+
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use super::{Error, Store};
+use crate::operations::stamp;
+use canasta_proto::pb;
+
+/// What is owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DebtKind {
+    /// The Node object and its password secret are to be deleted.
+    DeleteNode,
+    /// The cordon that an operation set is to be taken back.
+    Uncordon,
+}
+
+impl DebtKind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::DeleteNode => "delete-node",
+            Self::Uncordon => "uncordon",
+        }
+    }
+}
+
+/// A debt as it stands in the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DebtRow {
+    pub(crate) id: i64,
+    pub(crate) cluster: String,
+    pub(crate) kind: DebtKind,
+    pub(crate) node_name: String,
+    /// Whose Node it was; empty for a node that is no host of the fleet.
+    pub(crate) host: String,
+    /// The operation that ran it up.
+    pub(crate) operation: String,
+    /// Milliseconds since 1970.
+    pub(crate) since: i64,
+    /// What the last try came to; empty before the first.
+    pub(crate) last_error: String,
+}
+
+/// A debt to be recorded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewDebt<'a> {
+    pub(crate) cluster: &'a str,
+    pub(crate) kind: DebtKind,
+    pub(crate) node_name: &'a str,
+    pub(crate) host: &'a str,
+    pub(crate) operation: &'a str,
+    pub(crate) last_error: &'a str,
+}
+
+impl Store {
+    /// Records a debt; one of the same kind for the same node is replaced, but the time since when it is owed.
+    pub(crate) async fn put_debt(&self, debt: &NewDebt<'_>) -> Result<(), Error> {
+        sqlx::query(
+            "INSERT INTO debts (cluster, kind, node_name, host, operation_id, since, last_error) VALUES (?, ?, ?, ?, ?, ?, ?)
+             ON CONFLICT (cluster, kind, node_name) DO UPDATE SET host = excluded.host,
+             operation_id = excluded.operation_id, last_error = excluded.last_error",
+        )
+        .bind(debt.cluster)
+        .bind(debt.kind.as_str())
+        .bind(debt.node_name)
+        .bind(debt.host)
+        .bind(debt.operation)
+        .bind(stamp::now_millis())
+        .bind(debt.last_error)
+        .execute(self.pool())
+        .await?;
+        Ok(())
+    }
+
+    /// The debts that are due, oldest first: cordons of operations that still run are not.
+    pub(crate) async fn due_debts(&self) -> Result<Vec<DebtRow>, Error> {
+        sqlx::query(
+            "SELECT * FROM debts WHERE kind <> 'uncordon' OR NOT EXISTS
+             (SELECT 1 FROM operations WHERE operations.id = debts.operation_id AND operations.state IN (?, ?)) ORDER BY id",
+        )
+        .bind(pb::OperationState::Running as i32)
+        .bind(pb::OperationState::Cancelling as i32)
+        .fetch_all(self.pool())
+        .await?
+        .iter()
+        .map(read)
+        .collect()
+    }
+
+    /// One debt, whether due or not.
+    pub(crate) async fn debt(
+        &self,
+        cluster: &str,
+        kind: DebtKind,
+        node_name: &str,
+    ) -> Result<Option<DebtRow>, Error> {
+        sqlx::query("SELECT * FROM debts WHERE cluster = ? AND kind = ? AND node_name = ?")
+            .bind(cluster)
+            .bind(kind.as_str())
+            .bind(node_name)
+            .fetch_optional(self.pool())
+            .await?
+            .as_ref()
+            .map(read)
+            .transpose()
+    }
+
+    /// A debt was paid, or is owed no longer.
+    pub(crate) async fn settle_debt(
+        &self,
+        cluster: &str,
+        kind: DebtKind,
+        node_name: &str,
+    ) -> Result<(), Error> {
+        sqlx::query("DELETE FROM debts WHERE cluster = ? AND kind = ? AND node_name = ?")
+            .bind(cluster)
+            .bind(kind.as_str())
+            .bind(node_name)
+            .execute(self.pool())
+            .await?;
+        Ok(())
+    }
+
+    /// Keeps what the last try to pay came to.
+    pub(crate) async fn debt_failed(&self, id: i64, error: &str) -> Result<(), Error> {
+        sqlx::query("UPDATE debts SET last_error = ? WHERE id = ?")
+            .bind(error)
+            .bind(id)
+            .execute(self.pool())
+            .await?;
+        Ok(())
+    }
+
+    /// Whether an operation is asked to stop at the end of its running step.
+    pub(crate) async fn is_cancelling(&self, operation: &str) -> Result<bool, Error> {
+        let state: Option<i32> = sqlx::query_scalar("SELECT state FROM operations WHERE id = ?")
+            .bind(operation)
+            .fetch_optional(self.pool())
+            .await?;
+        Ok(state == Some(pb::OperationState::Cancelling as i32))
+    }
+}
+
+fn read(row: &SqliteRow) -> Result<DebtRow, Error> {
+    let kind = match row.try_get::<&str, _>("kind")? {
+        "delete-node" => DebtKind::DeleteNode,
+        "uncordon" => DebtKind::Uncordon,
+        _ => return Err(Error::damaged("the kind of a debt")),
+    };
+    Ok(DebtRow {
+        id: row.try_get("id")?,
+        cluster: row.try_get("cluster")?,
+        kind,
+        node_name: row.try_get("node_name")?,
+        host: row.try_get("host")?,
+        operation: row.try_get("operation_id")?,
+        since: row.try_get("since")?,
+        last_error: row.try_get("last_error")?,
+    })
+}

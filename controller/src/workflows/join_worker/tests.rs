@@ -1,0 +1,553 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use canasta_proto::pb;
+
+use super::control_plane::{ControlPlane, judge};
+use super::known::{Known, Registered, Twin, find_twins};
+use super::plan::{Planned, plan};
+use super::{check, join};
+use crate::clusters::fake::secret;
+use crate::clusters::{CONTROL_PLANE, WORKER};
+use crate::operations::Workflow as _;
+use crate::operations::probes::EachTwice;
+use crate::workflows::Refusal;
+use crate::workflows::bench::{Lab, VERSION, cluster, facts, member, outcomes, running};
+
+const TOKEN: &str = "bootstrap.kubernetes.io/token";
+
+async fn target(lab: &Lab) -> ControlPlane {
+    super::control_plane::find(&lab.context, "cp1")
+        .await
+        .expect("answers")
+}
+
+fn fresh() -> Known {
+    Known {
+        facts: facts("W1.example.org", "10.0.0.6"),
+        ..Known::default()
+    }
+}
+
+fn with(change: impl FnOnce(&mut Known)) -> Known {
+    let mut known = fresh();
+    change(&mut known);
+    known
+}
+
+fn k3s(change: impl FnOnce(&mut pb::K3sFacts)) -> Known {
+    with(|known| {
+        let mut k3s = running(pb::K3sRole::Agent);
+        change(&mut k3s);
+        known.facts.k3s = Some(k3s);
+    })
+}
+
+fn recorded(cluster: &str, role: &str) -> Known {
+    with(|known| {
+        known.node = Some(crate::store::clusters::NodeRow {
+            cluster: cluster.to_owned(),
+            ..member("w1", role, "10.0.0.6")
+        });
+    })
+}
+
+fn other_machine() -> Registered {
+    Registered {
+        machine_id: "another".to_owned(),
+        ready: true,
+    }
+}
+
+fn planned(target: &ControlPlane, known: &Known) -> Result<Planned, Refusal> {
+    plan(&"w1".parse().expect("name"), target, known, &[])
+}
+
+#[tokio::test]
+async fn a_first_join_takes_version_and_address_of_the_cluster() {
+    let lab = Lab::new().await;
+    let planned = planned(&target(&lab).await, &fresh()).expect("fit");
+    assert_eq!(planned.k3s_version, VERSION);
+    assert_eq!(planned.server_url, "https://10.0.0.5:6443");
+    assert_eq!(
+        (
+            planned.node_name.as_str(),
+            planned.node_ip.as_str(),
+            planned.node_ip_source.as_str()
+        ),
+        ("w1.example.org", "10.0.0.6", "link eth0")
+    );
+    assert!(planned.fresh());
+    let stored = serde_json::to_string(&planned).expect("JSON");
+    assert_eq!(
+        serde_json::from_str::<Planned>(&stored).expect("read back"),
+        planned
+    );
+}
+
+#[tokio::test]
+async fn a_host_that_can_not_join_is_told_why() {
+    let lab = Lab::new().await;
+    let target = target(&lab).await;
+    let cases = [
+        (
+            k3s(|k3s| k3s.set_role(pb::K3sRole::Server)),
+            "WRONG_ROLE",
+            "is a control plane",
+        ),
+        (recorded("d", CONTROL_PLANE), "WRONG_ROLE", "of cluster 'd'"),
+        (
+            k3s(|k3s| k3s.set_origin(pb::K3sOrigin::Adopted)),
+            "ADOPTED_K3S",
+            "was adopted",
+        ),
+        (
+            k3s(|k3s| k3s.set_origin(pb::K3sOrigin::Foreign)),
+            "FOREIGN_K3S",
+            "did not install",
+        ),
+        (
+            recorded("d", WORKER),
+            "OTHER_CLUSTER",
+            "a worker of cluster 'd'",
+        ),
+        (
+            with(|known| known.facts.hostname = "CP1".to_owned()),
+            "NODE_NAME_TAKEN",
+            "is host 'cp1'",
+        ),
+        (
+            with(|known| known.registered = Some(other_machine())),
+            "NODE_NAME_TAKEN",
+            "another machine (machine id 'another'",
+        ),
+        (
+            with(|known| known.password = true),
+            "NODE_PASSWORD_HELD",
+            "keeps a password",
+        ),
+        (
+            k3s(|k3s| k3s.binary_version = "v1.35.1+k3s1".to_owned()),
+            "DOWNGRADE",
+            "v1.35.1+k3s1",
+        ),
+        (
+            with(|known| known.facts.node_ip.clear()),
+            "NO_NODE_IP",
+            "no address",
+        ),
+        (
+            with(|known| known.facts.node_ip = "2001:db8::6".to_owned()),
+            "ADDRESS_FAMILY",
+            "different families",
+        ),
+    ];
+    for (known, reason, part) in cases {
+        let refusal = planned(&target, &known).expect_err(reason);
+        assert_eq!(refusal.reason, reason, "{refusal:?}");
+        assert!(refusal.message.contains(part), "{}", refusal.message);
+        assert!(!refusal.hint.is_empty());
+        assert_eq!(refusal.subject, "host w1");
+    }
+    let own = plan(&"cp1".parse().expect("name"), &target, &fresh(), &[]);
+    assert_eq!(own.expect_err("itself").reason, "WRONG_ROLE");
+}
+
+#[tokio::test]
+async fn what_was_ours_is_no_obstacle() {
+    let lab = Lab::new().await;
+    let target = target(&lab).await;
+    let left = |known: &mut Known| {
+        known.registered = Some(other_machine());
+        known.password = true;
+    };
+    let mut reinstalled = recorded("c", WORKER);
+    left(&mut reinstalled);
+    let owed = with(|known| {
+        left(known);
+        known.owed = true;
+    });
+    let same = with(|known| {
+        left(known);
+        known.registered = Some(Registered {
+            machine_id: known.facts.machine_id.clone(),
+            ready: false,
+        });
+    });
+    for known in [reinstalled, owed, same] {
+        planned(&target, &known).expect("ours");
+    }
+    // A re-run keeps the recorded address, and goes up as many minors as it takes.
+    let mut again = k3s(|k3s| k3s.binary_version = "v1.31.0+k3s1".to_owned());
+    again.node = recorded("c", WORKER).node;
+    again.facts.node_ip = "10.0.0.99".to_owned();
+    let planned = planned(&target, &again).expect("again");
+    assert_eq!(planned.node_ip_source, "recorded by an earlier join");
+    assert_eq!(planned.current_version, "v1.31.0+k3s1");
+    assert!(!planned.fresh());
+}
+
+#[test]
+fn the_state_of_a_control_plane_is_told_apart() {
+    let host = "cp1".parse().expect("name");
+    let row = |role: &str| Some(member("cp1", role, "10.0.0.5"));
+    let server = || running(pb::K3sRole::Server);
+    let stopped = pb::K3sFacts {
+        unit_active_state: "failed".to_owned(),
+        unit_sub_state: "failed".to_owned(),
+        ..server()
+    };
+    let foreign = pb::K3sFacts {
+        origin: pb::K3sOrigin::Foreign.into(),
+        ..server()
+    };
+    let cases = [
+        (pb::K3sFacts::default(), None, "NO_K3S"),
+        (pb::K3sFacts::default(), row(CONTROL_PLANE), "NO_K3S"),
+        (stopped, row(CONTROL_PLANE), "K3S_STOPPED"),
+        (running(pb::K3sRole::Agent), row(WORKER), "WRONG_ROLE"),
+        (running(pb::K3sRole::Agent), None, "WRONG_ROLE"),
+        (server(), None, "INSTALL_UNFINISHED"),
+        (foreign, None, "FOREIGN_K3S"),
+    ];
+    for (k3s, node, reason) in cases {
+        let known = node.as_ref().map(|_| cluster());
+        let refusal = judge(&host, &k3s, node, known).expect_err(reason);
+        assert_eq!(refusal.reason, reason);
+        assert!(refusal.message.contains("cp1") && !refusal.hint.is_empty());
+    }
+    judge(&host, &server(), row(CONTROL_PLANE), Some(cluster())).expect("runs");
+}
+
+#[test]
+fn a_second_host_of_one_name_or_machine_is_refused_and_the_first_is_named() {
+    let hosts = ["w1", "w2", "w3"].map(|name| name.parse().expect("name"));
+    let known = |hostname: &str, machine: &str| {
+        Ok(with(|known| {
+            known.facts.hostname = hostname.to_owned();
+            known.facts.machine_id = machine.to_owned();
+            known.nodes = vec![Twin {
+                host: "old".to_owned(),
+                hostname: "taken".to_owned(),
+                machine_id: "m0".to_owned(),
+            }];
+        }))
+    };
+    let mut looked = [known("w1", "m1"), known("W1", "m1"), known("taken.", "m0")];
+    find_twins(&hosts, &mut looked);
+    let shown: Vec<Vec<(String, bool)>> = looked
+        .iter()
+        .map(|known| {
+            let findings = &known.as_ref().expect("known").findings;
+            findings
+                .iter()
+                .map(|finding| (finding.code.clone(), finding.message.contains("host 'w1'")))
+                .collect()
+        })
+        .collect();
+    assert_eq!(shown[0], []);
+    assert_eq!(
+        shown[1],
+        [
+            ("HOSTNAME_TAKEN".to_owned(), true),
+            ("MACHINE_ID_TAKEN".to_owned(), true)
+        ]
+    );
+    assert_eq!(shown[2], [("MACHINE_ID_TAKEN".to_owned(), false)]);
+}
+
+fn asked() -> pb::JoinWorkersRequest {
+    pb::JoinWorkersRequest {
+        hosts: vec!["w1".to_owned()],
+        control_plane: "cp1".to_owned(),
+        ..pb::JoinWorkersRequest::default()
+    }
+}
+
+#[test]
+fn a_request_is_checked_field_by_field() {
+    let refused = |change: fn(&mut pb::JoinWorkersRequest)| {
+        let mut request = asked();
+        change(&mut request);
+        check(&request).expect_err("refused").to_string()
+    };
+    assert!(refused(|request| request.hosts[0] = "a b".to_owned()).contains("host"));
+    assert!(refused(|request| request.control_plane = "..".to_owned()).contains("host"));
+    assert!(refused(|request| request.hosts = vec!["w1".to_owned(); 101]).contains("at most 100"));
+    assert!(refused(|request| request.ignore_findings = vec!["net\n".to_owned()]).contains("code"));
+    let mut twice = asked();
+    twice.hosts.push("w1".to_owned());
+    assert_eq!(check(&twice).expect("sound").len(), 1);
+}
+
+#[tokio::test]
+async fn a_worker_joins_and_a_second_run_changes_nothing() {
+    let lab = Lab::with_probe(Arc::new(EachTwice)).await;
+    // Left by an earlier run that was cut off, and one of another host.
+    let (own, token) = secret("bootstrap-token-old", TOKEN, "canasta join w1 0190");
+    lab.api.put(&own, token);
+    let (others, token) = secret("bootstrap-token-w11", TOKEN, "canasta join w11 0190");
+    lab.api.put(&others, token);
+    let joins = join(&lab.context, &lab.operations, &asked(), "user anna")
+        .await
+        .expect("planned");
+    assert_eq!(joins[0].error, None);
+    let plan = joins[0].plan.clone().expect("told");
+    assert_eq!(
+        (plan.control_plane.as_str(), plan.node_name.as_str()),
+        ("cp1", "w1")
+    );
+    let operation = lab.ended(&joins[0].operation_id).await;
+    assert_eq!(
+        operation.state(),
+        pb::OperationState::Succeeded,
+        "{:?}",
+        operation.error
+    );
+    assert_eq!(lab.api.get(&own), None);
+    assert!(lab.api.get(&others).is_some());
+    let mark = lab
+        .context
+        .store
+        .worker_mark("w1")
+        .await
+        .expect("read")
+        .expect("known");
+    assert!(mark.settled && mark.ready_at.is_some());
+    let row = lab.context.store.cluster_node("w1").await.expect("read");
+    assert_eq!(row, Some(member("w1", WORKER, "10.0.0.6")));
+
+    let made = lab.bench.agent.made.lock().expect("made").len();
+    lab.agent.specs.lock().expect("specs").clear();
+    let joins = join(&lab.context, &lab.operations, &asked(), "user anna")
+        .await
+        .expect("planned");
+    let operation = lab.ended(&joins[0].operation_id).await;
+    let changed: Vec<_> = outcomes(&operation)
+        .into_iter()
+        .filter(|(id, outcome)| *outcome != pb::StepOutcome::Unchanged && id != "push-artefact")
+        .collect();
+    assert_eq!(changed, []);
+    assert_eq!(
+        lab.bench.agent.made.lock().expect("made").len(),
+        made,
+        "no new credential"
+    );
+    let stops =
+        |spec: &pb::TaskSpec| matches!(spec.verb, Some(pb::task_spec::Verb::K3sUninstall(_)));
+    assert!(!lab.agent.specs.lock().expect("specs").iter().any(stops));
+}
+
+#[tokio::test]
+async fn the_credential_is_in_no_record_and_goes_with_a_join_that_fails() {
+    let lab = Lab::new().await;
+    // Its Node never comes.
+    lab.registers.store(false, Ordering::Relaxed);
+    let joins = join(&lab.context, &lab.operations, &asked(), "user anna")
+        .await
+        .expect("planned");
+    let id = &joins[0].operation_id;
+    let operation = lab.ended(id).await;
+    assert_eq!(
+        operation.error.as_ref().expect("failed").reason,
+        "NODE_NOT_READY"
+    );
+    assert_eq!(*lab.agent.kept.lock().expect("kept"), ["K10aa::geheim1"]);
+    let made = lab.bench.agent.made.lock().expect("made").clone();
+    assert!(
+        made[0].starts_with("canasta join w1 0") && made[0].len() <= 100,
+        "{made:?}"
+    );
+    let events = lab
+        .context
+        .store
+        .operation_events(id, 0, 1000)
+        .await
+        .expect("read");
+    let request = lab
+        .context
+        .store
+        .last_request(super::KIND, "w1")
+        .await
+        .expect("read");
+    assert!(!format!("{operation:?}{events:?}{request:?}{joins:?}").contains("geheim"));
+    assert!(
+        !lab.context
+            .store
+            .worker_mark("w1")
+            .await
+            .expect("read")
+            .expect("known")
+            .settled
+    );
+}
+
+#[tokio::test]
+async fn a_node_of_an_earlier_life_is_cleared_and_a_deleted_one_is_registered_anew() {
+    let lab = Lab::new().await;
+    lab.joined().await;
+    lab.registers.store(false, Ordering::Relaxed);
+    // The system was installed anew under the same name.
+    *lab.agent.facts.lock().expect("facts") = Some(pb::NodeFacts {
+        machine_id: "new".to_owned(),
+        ..facts("w1", "10.0.0.6")
+    });
+    let (path, password) = secret("w1.node-password.k3s", "Opaque", "");
+    lab.api.put(&path, password);
+    let joins = join(&lab.context, &lab.operations, &asked(), "user anna")
+        .await
+        .expect("planned");
+    let operation = lab.ended(&joins[0].operation_id).await;
+    // The test's k3s registers nothing.
+    assert_eq!(operation.error.expect("failed").reason, "NODE_NOT_READY");
+    let deletes: Vec<_> = lab.api.changes();
+    assert_eq!(
+        deletes,
+        [
+            "DELETE /api/v1/nodes/w1".to_owned(),
+            format!("DELETE {path}")
+        ]
+    );
+
+    // Its k3s runs, and the API knows nothing of it.
+    lab.worker_runs();
+    *lab.agent.inspected.lock().expect("inspected") = Some(pb::InspectUninstallResponse::default());
+    lab.agent.specs.lock().expect("specs").clear();
+    let joins = join(&lab.context, &lab.operations, &asked(), "user anna")
+        .await
+        .expect("planned");
+    let operation = lab.ended(&joins[0].operation_id).await;
+    let stopped = outcomes(&operation)
+        .into_iter()
+        .find(|(id, _)| id == "stop-unregistered");
+    assert_eq!(stopped.expect("a step").1, pb::StepOutcome::Repaired);
+}
+
+#[tokio::test]
+async fn a_closed_port_stops_a_join_before_any_change_unless_it_is_ignored() {
+    let lab = Lab::new().await;
+    lab.agent.closed.lock().expect("closed").push(8472);
+    lab.bench.agent.closed.lock().expect("closed").push(6443);
+    // What the worker sends to is what the sender's list says.
+    lab.agent.closed.lock().expect("closed").push(10250);
+    let joins = join(&lab.context, &lab.operations, &asked(), "user anna")
+        .await
+        .expect("planned");
+    let error = joins[0].error.clone().expect("refused");
+    assert_eq!(error.reason, "PREFLIGHT_FAILED");
+    assert!(
+        error.message.contains("NET_PORT_BLOCKED") && error.message.contains("NET_VXLAN_BLOCKED"),
+        "{}",
+        error.message
+    );
+    assert!(error.causes.iter().any(|cause| cause.contains("10250/tcp is closed from w1 (10.0.0.6) to cp1 (10.0.0.5)")), "{error:?}");
+    assert_eq!(joins[0].operation_id, "");
+    assert_eq!(lab.api.changes(), [""; 0]);
+    assert_eq!(
+        lab.context.store.cluster_node("w1").await.expect("read"),
+        None
+    );
+
+    let ignoring = pb::JoinWorkersRequest {
+        ignore_findings: vec![
+            "NET_PORT_BLOCKED".to_owned(),
+            "NET_VXLAN_BLOCKED".to_owned(),
+        ],
+        dry_run: true,
+        ..asked()
+    };
+    let joins = join(&lab.context, &lab.operations, &ignoring, "user anna")
+        .await
+        .expect("planned");
+    assert_eq!(joins[0].error, None);
+    let findings = joins[0].plan.clone().expect("told").findings;
+    assert!(
+        !findings.is_empty()
+            && findings
+                .iter()
+                .all(|finding| finding.severity() == pb::Severity::Warning)
+    );
+}
+
+#[tokio::test]
+async fn each_worker_has_its_own_outcome_and_the_control_plane_its_own_message() {
+    let lab = Lab::new().await;
+    lab.worker_ready();
+    // Its control plane listens for other workers too.
+    lab.bench.agent.busy.store(2, Ordering::Relaxed);
+    let mut request = asked();
+    request.hosts.push("w9".to_owned());
+    request.dry_run = true;
+    let joins = join(&lab.context, &lab.operations, &request, "user anna")
+        .await
+        .expect("planned");
+    assert_eq!(joins[0].error, None);
+    assert_eq!(
+        joins[1].error.clone().expect("unknown").reason,
+        "HOST_NOT_REGISTERED"
+    );
+    request.control_plane = "x".to_owned();
+    let unknown = join(&lab.context, &lab.operations, &request, "user anna").await;
+    assert_eq!(
+        unknown.expect_err("unknown").to_string(),
+        "host 'x' is not registered"
+    );
+    request.control_plane = "cp1".to_owned();
+    lab.bench.link.cut();
+    let away = join(&lab.context, &lab.operations, &request, "user anna").await;
+    assert!(
+        away.expect_err("away")
+            .to_string()
+            .contains("unreachable since")
+    );
+}
+
+#[tokio::test]
+async fn workers_join_at_the_same_time_and_not_while_their_control_plane_goes() {
+    let lab = Lab::new().await;
+    let planned = planned(&target(&lab).await, &fresh()).expect("fit");
+    let one = super::JoinWorker::new(lab.context.clone(), planned.clone()).locks();
+    assert_eq!(one.changed_hosts(), ["w1"]);
+    assert_eq!(one.consults.len(), 2);
+}
+
+#[tokio::test]
+async fn a_control_plane_that_is_away_for_a_moment_is_waited_for() {
+    let mut lab = Lab::new().await;
+    lab.context.timings.node_ready = Duration::from_secs(20);
+    let registering = lab
+        .agent
+        .on_task
+        .lock()
+        .expect("on_task")
+        .take()
+        .expect("set");
+    let server = Arc::clone(&lab.bench.agent);
+    let api = server.api.lock().expect("api").clone();
+    let away: crate::operations::agent::stub::OnTask = Arc::new(move |spec| {
+        registering(spec);
+        let Some(pb::task_spec::Verb::K3sInstall(install)) = &spec.verb else {
+            return;
+        };
+        if install.step() == pb::K3sInstallStep::Binary {
+            *server.api.lock().expect("api") = None;
+            let (server, api) = (Arc::clone(&server), api.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                *server.api.lock().expect("api") = api;
+            });
+        }
+    });
+    *lab.agent.on_task.lock().expect("on_task") = Some(away);
+    let joins = join(&lab.context, &lab.operations, &asked(), "user anna")
+        .await
+        .expect("planned");
+    let operation = lab.ended(&joins[0].operation_id).await;
+    assert_eq!(
+        operation.state(),
+        pb::OperationState::Succeeded,
+        "{:?}",
+        operation.error
+    );
+}

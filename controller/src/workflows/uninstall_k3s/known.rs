@@ -1,0 +1,133 @@
+//! What is known before k3s is uninstalled: what is on the host, what is recorded, and what the cluster says.
+
+use std::time::Duration;
+
+use canasta_proto::name::HostName;
+use canasta_proto::pb;
+use tokio::time::timeout;
+use tonic::Status;
+
+use crate::clusters::nodes::hostname_label;
+use crate::clusters::volumes::{PinnedVolume, pinned};
+use crate::clusters::{CONTROL_PLANE, ClusterApi, NodeError, shown};
+use crate::fleet::FleetError;
+use crate::store::clusters::NodeRow;
+use crate::workflows::{Context, Error};
+
+/// How long an agent may take to count what lies on its disk.
+const LOOK: Duration = Duration::from_mins(1);
+
+/// What is known of a host whose k3s is to be uninstalled.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known {
+    pub(super) inspected: pb::InspectUninstallResponse,
+    /// What the controller recorded of it as a node.
+    pub(super) node: Option<NodeRow>,
+    /// True when its Node was never seen Ready.
+    pub(super) never_ready: bool,
+    /// The workers of its cluster, when it is the control plane: host and name of the Node.
+    pub(super) workers: Vec<(String, String)>,
+    pub(super) cluster: Asked,
+}
+
+/// What the cluster says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// There is nothing that it could know of data on this host.
+    #[default]
+    NotNeeded,
+    /// It answered.
+    Answered {
+        /// Volumes that have, or may have, their data on this host.
+        volumes: Vec<PinnedVolume>,
+        /// The other nodes that it has.
+        others: Vec<String>,
+    },
+    /// It could not be asked; why.
+    Failed(String),
+}
+
+impl Known {
+    /// Whether the host is a control plane by its record.
+    pub(super) fn is_control_plane(&self) -> bool {
+        let recorded = self.node.as_ref();
+        recorded.is_some_and(|node| node.role == CONTROL_PLANE)
+    }
+}
+
+/// Asks the agent, the database and the cluster.
+pub(super) async fn gather(context: &Context, host: &HostName) -> Result<Known, Error> {
+    let inspected = inspect(context, host).await?;
+    let store = &context.store;
+    let node = store.cluster_node(host.as_str()).await?;
+    let mark = store.worker_mark(host.as_str()).await?;
+    let never_ready = match &node {
+        // A control plane is recorded once it is Ready.
+        Some(node) => node.role != CONTROL_PLANE && mark.is_none_or(|mark| mark.ready_at.is_none()),
+        None => true,
+    };
+    let mut known = Known {
+        inspected,
+        node,
+        never_ready,
+        ..Known::default()
+    };
+    let Some(node) = known.node.clone() else {
+        return Ok(known);
+    };
+    if known.is_control_plane() {
+        let mut rows = store.cluster_nodes().await?;
+        let control_planes = rows
+            .iter()
+            .filter(|row| row.cluster == node.cluster && row.role == CONTROL_PLANE)
+            .count();
+        rows.retain(|row| row.cluster == node.cluster && row.role != CONTROL_PLANE);
+        if control_planes == 1 {
+            known.workers = rows
+                .into_iter()
+                .map(|row| (row.host, row.node_name))
+                .collect();
+        }
+    }
+    if !(never_ready && known.inspected.stored.is_empty()) {
+        known.cluster = match ask(context, &node).await {
+            Ok(answer) => answer,
+            Err(error) => Asked::Failed(shown(&error)),
+        };
+    }
+    Ok(known)
+}
+
+async fn inspect(
+    context: &Context,
+    host: &HostName,
+) -> Result<pb::InspectUninstallResponse, Error> {
+    let mut client = context.fleet.agent(host).await?;
+    let asked = client.inspect_uninstall(pb::InspectUninstallRequest {});
+    let answer = timeout(LOOK, asked)
+        .await
+        .unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded("it did not answer in time")));
+    let answer = answer.map_err(|source| FleetError::Call {
+        host: host.clone(),
+        what: "what an uninstall would destroy",
+        source: Box::new(source),
+    })?;
+    Ok(answer.into_inner())
+}
+
+async fn ask(context: &Context, node: &NodeRow) -> Result<Asked, NodeError> {
+    let api: ClusterApi = context.clusters.api_of(&node.cluster).await?;
+    let nodes = api.nodes().await?;
+    let is_own = |name: &Option<String>| name.as_deref() == Some(node.node_name.as_str());
+    let label = nodes
+        .iter()
+        .find(|found| is_own(&found.metadata.name))
+        .map_or(node.node_name.as_str(), hostname_label);
+    let volumes = pinned(api.volumes().await?, &node.node_name, label);
+    let others = nodes
+        .iter()
+        .filter(|found| !is_own(&found.metadata.name))
+        .filter_map(|found| found.metadata.name.clone())
+        .collect();
+    Ok(Asked::Answered { volumes, others })
+}

@@ -1,0 +1,381 @@
+//! The steps of an uninstall, in order. What is done on the host is done by tasks of its agent.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use canasta_proto::pb;
+use canasta_proto::pb::K3sUninstallStep;
+use canasta_proto::pb::task_spec::Verb;
+use canasta_steps::{Done, Plan, Reporter, Step, StepError, StepInfo};
+
+use super::guards::judge;
+use super::{Planned, known, plan, refused};
+use crate::operations::agent::{AgentTask, connect, fleet_error};
+use crate::store::debts::{DebtKind, NewDebt};
+use crate::workflows::Context;
+use crate::workflows::ask::step_error;
+use crate::workflows::drain_node::{Cordoned, Ended, Eviction, evict_all};
+use crate::workflows::gather;
+use crate::workflows::record::database_failed;
+
+/// Tasks of the agent before files are touched: id, title, which step of the agent.
+const STOPPING: [(&str, &str, K3sUninstallStep); 4] = [
+    (
+        "stop-service",
+        "stop and disable k3s",
+        K3sUninstallStep::Stop,
+    ),
+    (
+        "end-processes",
+        "end what k3s left running",
+        K3sUninstallStep::Processes,
+    ),
+    (
+        "remove-mounts",
+        "take away the mounts of k3s",
+        K3sUninstallStep::Mounts,
+    ),
+    (
+        "remove-network",
+        "take away links, namespaces and packet rules of k3s",
+        K3sUninstallStep::Network,
+    ),
+];
+
+/// What all steps know.
+struct Shared {
+    context: Context,
+    planned: Planned,
+    cordoned: Cordoned,
+}
+
+impl Shared {
+    /// Why nothing is asked of the cluster about the node's pods; none when it is.
+    fn no_drain(&self) -> Option<&'static str> {
+        let planned = &self.planned;
+        if planned.cluster.is_empty() {
+            Some("the host belongs to no cluster")
+        } else if planned.is_control_plane() {
+            Some("the cluster ends with its control plane: its pods have nowhere to go")
+        } else if planned.never_ready {
+            Some("the node was never Ready, so no pod is on it")
+        } else {
+            None
+        }
+    }
+}
+
+/// The list of steps.
+pub(super) fn steps(context: &Context, planned: &Planned, operation: &str) -> Plan {
+    let cordoned = Cordoned {
+        context: context.clone(),
+        cluster: planned.cluster.clone(),
+        node_name: planned.node_name.clone(),
+        host: planned.host.to_string(),
+        operation: operation.to_owned(),
+    };
+    let shared = Arc::new(Shared {
+        context: context.clone(),
+        planned: planned.clone(),
+        cordoned,
+    });
+    let host = planned.host.as_str();
+    let with = || Arc::clone(&shared);
+    let info = |id: &str, title: &str, host: &str| StepInfo {
+        id: id.to_owned(),
+        title: title.to_owned(),
+        host: host.to_owned(),
+    };
+    let task = |id: &str, step| UninstallTask {
+        task: AgentTask::new(
+            context.fleet.clone(),
+            (*planned.host).clone(),
+            operation,
+            id,
+            context.timings.agent_wait,
+        ),
+        discard: planned.discard.clone(),
+        step,
+    };
+    let mut plan = Plan::new()
+        .then(
+            info("cordon", "keep new pods off the node", host),
+            Cordon(with()),
+        )
+        .then(info("check", "ask what would be lost", host), Check(with()))
+        .then(
+            info("drain", "evict the pods of the node", host),
+            Drain(with()),
+        )
+        .then(
+            info("check-again", "ask again what would be lost", host),
+            Check(with()),
+        );
+    for (id, title, step) in STOPPING {
+        plan = plan.then(info(id, title, host), task(id, step));
+    }
+    plan.then(
+        info("remove-files", "remove the files of k3s", host),
+        RemoveFiles {
+            shared: with(),
+            task: task("remove-files", K3sUninstallStep::Files),
+        },
+    )
+    .then(
+        info(
+            "compare",
+            "compare with the picture from before the install",
+            host,
+        ),
+        task("compare", K3sUninstallStep::Compare),
+    )
+    .then(
+        info("delete-node", "delete the node from its cluster", ""),
+        DeleteNode(with()),
+    )
+    .then(info("forget", "forget the node", ""), Forget(shared))
+}
+
+/// Cordons the node; taken back when a later step fails before files are touched.
+struct Cordon(Arc<Shared>);
+
+#[async_trait]
+impl Step for Cordon {
+    async fn run(&self, _: &Reporter) -> Result<Done, StepError> {
+        if let Some(reason) = self.0.no_drain() {
+            return Ok(Done::skipped(reason));
+        }
+        match self.0.cordoned.set().await {
+            Err(error) if self.0.planned.force => Ok(Done::skipped(format!("by force: {error}"))),
+            // Gone already: there is nothing that could get pods.
+            Err(error) if error.reason() == "NODE_NOT_FOUND" => {
+                self.0.cordoned.keep().await?;
+                Ok(Done::skipped(error.to_string()))
+            }
+            done => done,
+        }
+    }
+
+    async fn undo(&self) -> Result<(), StepError> {
+        self.0.cordoned.take_back().await
+    }
+}
+
+/// Asks all guards.
+struct Check(Arc<Shared>);
+
+#[async_trait]
+impl Step for Check {
+    async fn run(&self, _: &Reporter) -> Result<Done, StepError> {
+        let Shared {
+            context, planned, ..
+        } = &*self.0;
+        let host = &*planned.host;
+        connect(&context.fleet, host, context.timings.agent_wait).await?;
+        let checked = async {
+            let known = known::gather(context, host).await.map_err(step_error)?;
+            let again = plan(host, &known, planned.force);
+            again.map_err(|refusal| step_error(refusal.into()))?;
+            let judged = judge(&known, planned.force, &planned.discard);
+            let errors: Vec<_> = gather::errors(&judged.findings).collect();
+            if !errors.is_empty() {
+                return Err(step_error(refused(host, &errors, &judged).into()));
+            }
+            Ok(judged)
+        };
+        match checked.await {
+            Ok(judged) if judged.losses.is_empty() => Ok(Done::unchanged("nothing is lost")),
+            Ok(judged) => Ok(Done::warning(format!(
+                "is lost: {}",
+                judged.losses.join("; ")
+            ))),
+            // Its cordon may be of a run before a crash, which is not undone.
+            Err(error) => Err(self.0.taken_back(error).await),
+        }
+    }
+}
+
+impl Shared {
+    /// The error, once the cordon is taken back; what fails of that is owed.
+    async fn taken_back(&self, error: StepError) -> StepError {
+        match self.cordoned.take_back().await {
+            Ok(()) => error,
+            Err(undone) => error.cause(format!(
+                "the cordon could not be taken back yet: {undone}; it will be once the API answers"
+            )),
+        }
+    }
+}
+
+/// Evicts the pods. Forced, it goes on where they don't leave.
+struct Drain(Arc<Shared>);
+
+#[async_trait]
+impl Step for Drain {
+    async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
+        if let Some(reason) = self.0.no_drain() {
+            return Ok(Done::skipped(reason));
+        }
+        let Shared {
+            context,
+            planned,
+            cordoned,
+        } = &*self.0;
+        let api = context.clusters.api_of(&planned.cluster).await;
+        if let Err(error) = api
+            && planned.force
+        {
+            return Ok(Done::skipped(format!("by force: {error}")));
+        }
+        let facts = context
+            .fleet
+            .refresh(&planned.host)
+            .await
+            .map_err(fleet_error)?;
+        let k3s = facts.k3s.unwrap_or_default();
+        let eviction = Eviction {
+            context: context.clone(),
+            cluster: planned.cluster.clone(),
+            node_name: planned.node_name.clone(),
+            operation: cordoned.operation.clone(),
+            patience: context.timings.evict,
+            until_gone: k3s.unit_active_state == "active",
+        };
+        match evict_all(&eviction, reporter).await {
+            Ok(Ended::Empty(0)) => Ok(Done::unchanged("there was no pod to evict")),
+            Ok(Ended::Empty(count)) => Ok(Done::changed(format!("{count} pods evicted"))),
+            Ok(Ended::Cancelled(left)) => {
+                cordoned.take_back().await?;
+                Ok(Done::skipped(format!("cancelled with {left} pods left")))
+            }
+            Err(error) if planned.force => {
+                let causes = error.report().causes.join("; ");
+                Ok(Done::warning(format!("by force: {error}: {causes}")))
+            }
+            Err(error) => Err(self.0.taken_back(error).await),
+        }
+    }
+}
+
+struct UninstallTask {
+    task: AgentTask,
+    discard: Vec<String>,
+    step: K3sUninstallStep,
+}
+
+#[async_trait]
+impl Step for UninstallTask {
+    async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
+        let spec = pb::TaskSpec {
+            verb: Some(Verb::K3sUninstall(pb::K3sUninstallTask {
+                step: self.step.into(),
+                discard: self.discard.clone(),
+            })),
+        };
+        self.task.run(spec, reporter).await
+    }
+}
+
+/// Removes files. From here on the node is no node any more, so it stays cordoned.
+struct RemoveFiles {
+    shared: Arc<Shared>,
+    task: UninstallTask,
+}
+
+#[async_trait]
+impl Step for RemoveFiles {
+    async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
+        if !self.shared.planned.cluster.is_empty() {
+            self.shared.cordoned.keep().await?;
+        }
+        self.task.run(reporter).await
+    }
+}
+
+/// Deletes the Node and its password; an API that is away is owed it.
+struct DeleteNode(Arc<Shared>);
+
+#[async_trait]
+impl Step for DeleteNode {
+    async fn run(&self, _: &Reporter) -> Result<Done, StepError> {
+        let Shared {
+            context,
+            planned,
+            cordoned,
+        } = &*self.0;
+        if planned.cluster.is_empty() {
+            return Ok(Done::skipped("the host belongs to no cluster"));
+        }
+        if planned.is_control_plane() {
+            return Ok(Done::skipped("the API went with it"));
+        }
+        let node = planned.node_name.as_str();
+        let deleted = async {
+            let api = context.clusters.api_of(&planned.cluster).await?;
+            Ok::<_, crate::clusters::NodeError>((
+                api.delete_node(node).await?,
+                api.delete_password(node).await?,
+            ))
+        };
+        match deleted.await {
+            Ok((false, false)) => Ok(Done::unchanged(format!("the cluster has no node {node}"))),
+            Ok(_) => Ok(Done::changed(format!(
+                "node {node} and its password are deleted"
+            ))),
+            Err(error) => {
+                let why = crate::clusters::shown(&error);
+                let debt = NewDebt {
+                    cluster: &planned.cluster,
+                    kind: DebtKind::DeleteNode,
+                    node_name: node,
+                    host: planned.host.as_str(),
+                    operation: &cordoned.operation,
+                    last_error: &why,
+                };
+                // A cluster that was forgotten meanwhile is owed nothing.
+                if context
+                    .store
+                    .cluster(&planned.cluster)
+                    .await
+                    .map_err(database_failed)?
+                    .is_some()
+                {
+                    context
+                        .store
+                        .put_debt(&debt)
+                        .await
+                        .map_err(database_failed)?;
+                }
+                Ok(Done::warning(format!(
+                    "node {node} is still to be deleted: {why}; the controller does it once the API answers, and \
+                     `canasta cluster show {}` shows it until then",
+                    planned.cluster
+                )))
+            }
+        }
+    }
+}
+
+/// Forgets the node, and the cluster with its last one.
+struct Forget(Arc<Shared>);
+
+#[async_trait]
+impl Step for Forget {
+    async fn run(&self, _: &Reporter) -> Result<Done, StepError> {
+        let Shared {
+            context, planned, ..
+        } = &*self.0;
+        let forgotten = context.store.forget_node(planned.host.as_str()).await;
+        Ok(match forgotten.map_err(database_failed)? {
+            (false, _) => Done::unchanged("nothing was recorded of it"),
+            (true, false) => Done::changed(format!(
+                "{} is no node of cluster {} any more",
+                planned.host, planned.cluster
+            )),
+            (true, true) => Done::changed(format!(
+                "cluster {} had no other node and is forgotten",
+                planned.cluster
+            )),
+        })
+    }
+}
