@@ -184,6 +184,11 @@ impl Lab {
         tokio::time::timeout(Duration::from_secs(20), ended)
             .await
             .expect("in time");
+        // The end is stored before the hosts are free.
+        let holds = |host: &str| self.operations.changer_of(host).as_deref() == Some(id);
+        while holds("w1") || holds("cp1") {
+            tokio::task::yield_now().await;
+        }
         self.operations.get(id).await.expect("known")
     }
 }

@@ -28,12 +28,17 @@ const VIEWER: [&str; 8] = [
     "ArtefactService/ListArtefacts",
 ];
 /// Calls that operators may make besides.
-const OPERATOR: [&str; 2] = [
+const OPERATOR: [&str; 7] = [
     "ClusterService/InstallControlPlane",
     "OperationService/CancelOperation",
+    "ClusterService/JoinWorkers",
+    "ClusterService/UninstallK3s",
+    "ClusterService/CordonNode",
+    "ClusterService/UncordonNode",
+    "ClusterService/DrainNode",
 ];
 /// Calls that only admins may make.
-const ADMIN: [&str; 9] = [
+const ADMIN: [&str; 12] = [
     "HostService/AddHost",
     "HostService/RemoveHost",
     "HostService/CreateHostToken",
@@ -43,6 +48,9 @@ const ADMIN: [&str; 9] = [
     "UserService/ListUsers",
     "UserService/RemoveUser",
     "AuditService/ListAudit",
+    "ClusterService/ForgetCluster",
+    "ClusterService/GetKubeconfig",
+    "ArtefactService/GetAgentPackage",
 ];
 
 /// Makes a call with an empty message, whatever its kind.
