@@ -63,7 +63,7 @@ fn bad_texts() -> Vec<String> {
 #[tokio::test]
 async fn specifications_that_break_a_rule_are_refused() {
     let (_controller, _node, _agent, mut client) = joined().await;
-    let fields: [(&str, Set); 6] = [
+    let fields: [(&str, Set); 7] = [
         ("version", |spec, text| spec.version = text),
         ("binary_sha256", |spec, text| spec.binary_sha256 = text),
         ("node_ip", |spec, text| spec.node_ip = text),
