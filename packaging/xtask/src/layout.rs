@@ -132,11 +132,14 @@ const PLACES: &[Place] = &[
             "controller/src/fleet",
             "controller/src/operations/agent",
             "controller/src/clusters/api.rs",
+            "controller/src/clusters/kubeconfig.rs",
+            "controller/src/clusters/reach.rs",
             "controller/src/clusters/tunnel.rs",
             "controller/src/artefacts/push.rs",
-            "controller/src/artefacts/error.rs",
-            "controller/src/artefacts/tests.rs",
+            "controller/src/workflows/ask.rs",
             "controller/src/workflows/gather.rs",
+            "controller/src/workflows/join_worker/probes.rs",
+            "controller/src/workflows/uninstall_k3s/known.rs",
         ],
         reason: "tonic types stay in the api and where an agent is asked",
     },
@@ -161,6 +164,8 @@ const PLACES: &[Place] = &[
 ];
 
 const PATHS: &[&str] = &[
+    // Host has no paths of its own but this one, where its transient unit finds what it is to do.
+    "agent/host/src/removal/unit.rs",
     "agent/src/paths.rs",
     "agent/src/k3s/paths.rs",
     "controller/src/paths.rs",

@@ -1,3 +1,5 @@
+//! Reading `/proc`, and ending the process that was meant.
+
 use std::os::unix::process::ExitStatusExt as _;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Drains against an API that keeps budgets.
+
 use std::time::Duration;
 
 use canasta_proto::pb;

@@ -1,3 +1,5 @@
+//! Plans of joins, and joins with agents that do as they are told.
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Guards and plans of uninstalls, and uninstalls with agents that do as they are told.
+
 use std::time::Duration;
 
 use canasta_proto::pb;

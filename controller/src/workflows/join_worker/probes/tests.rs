@@ -1,3 +1,5 @@
+//! What is probed between a worker and its cluster, and what is made of it.
+
 use std::collections::BTreeMap;
 
 use canasta_proto::pb;
