@@ -14,7 +14,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::caller::{AuditSubject, caller_of};
 use super::{Answer, invalid};
-use crate::artefacts::{Artefacts, Cut, Error, Format};
+use crate::artefacts::{Architecture, Artefacts, Cut, Error, Format};
 
 /// Lists and imports artefacts.
 #[derive(Debug)]
@@ -77,6 +77,10 @@ impl ArtefactService for ArtefactApi {
                 );
             }
         };
+        if Architecture::find(&request.arch).is_err() {
+            let rule = "an architecture is amd64, arm64, arm or s390x";
+            return Err(invalid("arch", "INVALID_FIELD", rule).into());
+        }
         let found = self
             .artefacts
             .agent_package(format, &request.arch, &self.shipped)

@@ -68,6 +68,9 @@ impl Clusters {
         name: &ClusterName,
         server: &str,
     ) -> Result<Kubeconfig, KubeconfigError> {
+        if !server.is_empty() {
+            server_host(server)?;
+        }
         let cluster = self.store.cluster(name.as_str()).await?;
         let cluster = cluster.ok_or_else(|| KubeconfigError::Unknown(name.clone()))?;
         let mut nodes = self.store.cluster_nodes().await?;
@@ -125,11 +128,7 @@ fn servers(
     if asked.is_empty() {
         return Ok(carried.iter().map(|server| url(server)).collect());
     }
-    let address: Address = asked.parse().map_err(|_| KubeconfigError::Server)?;
-    if address.port().is_some() {
-        return Err(KubeconfigError::Server);
-    }
-    let server = address.host();
+    let server = server_host(asked)?;
     if carried.contains(&server) {
         return Ok(vec![url(&server)]);
     }
@@ -139,6 +138,15 @@ fn servers(
         host: node.host.clone(),
         carried,
     })
+}
+
+/// A server as it was asked for: an address or a name, and no port.
+fn server_host(asked: &str) -> Result<String, KubeconfigError> {
+    let address: Address = asked.parse().map_err(|_| KubeconfigError::Server)?;
+    if address.port().is_some() {
+        return Err(KubeconfigError::Server);
+    }
+    Ok(address.host())
 }
 
 fn url(server: &str) -> String {
