@@ -53,9 +53,10 @@ fn words(step: pb::K3sInstallStep) -> (&'static str, &'static str) {
         pb::K3sInstallStep::Start => ("k3s-start", "start k3s"),
         pb::K3sInstallStep::ApiReady => ("k3s-api-ready", "wait until the API server is ready"),
         pb::K3sInstallStep::Joined => ("k3s-joined", "wait until k3s has joined the cluster"),
-        pb::K3sInstallStep::DropCredential => {
-            ("k3s-drop-credential", "remove the credential of the join")
-        }
+        pb::K3sInstallStep::KeepCredential => (
+            "k3s-keep-credential",
+            "keep the credential of the join for root alone",
+        ),
     }
 }
 

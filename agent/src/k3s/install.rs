@@ -96,7 +96,7 @@ pub async fn run(
         (K3sInstallStep::ApiReady, K3sRole::Server) => return work.api_ready(reporter).await,
         (K3sInstallStep::Joined, K3sRole::Agent) => return work.joined(reporter).await,
         (K3sInstallStep::ApiReady, _) => return Err(other_role("a server")),
-        (K3sInstallStep::Joined | K3sInstallStep::DropCredential, K3sRole::Server) => {
+        (K3sInstallStep::Joined | K3sInstallStep::KeepCredential, K3sRole::Server) => {
             return Err(other_role("an agent"));
         }
         _ => {}
@@ -113,7 +113,7 @@ pub async fn run(
         K3sInstallStep::Unit => work.unit(&mut record).await,
         K3sInstallStep::Links => work.links(&mut record).await,
         K3sInstallStep::Start => work.start(&mut record, reporter).await,
-        K3sInstallStep::DropCredential => work.drop_credential(&mut record).await,
+        K3sInstallStep::KeepCredential => work.keep_credential(&record).await,
         K3sInstallStep::ApiReady | K3sInstallStep::Joined => unreachable!("handled above"),
     }
 }

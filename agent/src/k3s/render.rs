@@ -71,9 +71,9 @@ enum RoleConfig<'a> {
 /// Whether an agent's configuration names the file with the credential of its join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Credential {
-    /// It is needed for the join, or for each start of this version.
+    /// It is there: for the join, and for each start.
     Named,
-    /// There is none, or none any more.
+    /// There is none yet.
     Absent,
 }
 

@@ -982,8 +982,9 @@ pub enum K3sInstallStep {
     ApiReady = 7,
     /// Waits until this agent has got its certificates from the server and its kubelet runs; a join that can't work is told by its cause.
     Joined = 8,
-    /// Removes the join credential with the setting that names it, where this version of k3s starts without it.
-    DropCredential = 9,
+    /// Sees to it that the credential of the join is there and for root alone. It stays: k3s asks for one at every start, also
+    /// with the certificates of an earlier join, and also when a bootstrap token has ended.
+    KeepCredential = 9,
 }
 impl K3sInstallStep {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1001,7 +1002,7 @@ impl K3sInstallStep {
             Self::Start => "K3S_INSTALL_STEP_START",
             Self::ApiReady => "K3S_INSTALL_STEP_API_READY",
             Self::Joined => "K3S_INSTALL_STEP_JOINED",
-            Self::DropCredential => "K3S_INSTALL_STEP_DROP_CREDENTIAL",
+            Self::KeepCredential => "K3S_INSTALL_STEP_KEEP_CREDENTIAL",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1016,7 +1017,7 @@ impl K3sInstallStep {
             "K3S_INSTALL_STEP_START" => Some(Self::Start),
             "K3S_INSTALL_STEP_API_READY" => Some(Self::ApiReady),
             "K3S_INSTALL_STEP_JOINED" => Some(Self::Joined),
-            "K3S_INSTALL_STEP_DROP_CREDENTIAL" => Some(Self::DropCredential),
+            "K3S_INSTALL_STEP_KEEP_CREDENTIAL" => Some(Self::KeepCredential),
             _ => None,
         }
     }

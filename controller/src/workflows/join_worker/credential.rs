@@ -117,25 +117,25 @@ impl Step for BringCredential {
     }
 }
 
-/// Removes the credential from the node, where this version of k3s starts without it.
-pub(super) struct DropCredential {
+/// Keeps the credential on the node for root alone: k3s asks for it at each start.
+pub(super) struct KeepCredential {
     task: AgentTask,
     shared: Arc<Shared>,
 }
 
-impl DropCredential {
+impl KeepCredential {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
-            task: shared.task("drop-credential"),
+            task: shared.task("keep-credential"),
             shared,
         }
     }
 }
 
 #[async_trait]
-impl Step for DropCredential {
+impl Step for KeepCredential {
     async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
-        let step = K3sInstallStep::DropCredential;
+        let step = K3sInstallStep::KeepCredential;
         let spec = self.shared.install(step, reporter).await?;
         match self.task.run(spec.clone(), reporter).await {
             // Its next start would fail, though it runs now.

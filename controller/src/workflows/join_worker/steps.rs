@@ -11,7 +11,7 @@ use canasta_proto::pb::{K3sInstallStep, K3sUninstallStep};
 use canasta_steps::{Done, Plan, Reporter, Step, StepError, StepInfo};
 use tokio::time::Instant;
 
-use super::credential::{BringCredential, DeleteTokens, DropCredential};
+use super::credential::{BringCredential, DeleteTokens, KeepCredential};
 use super::membership::{ClearStale, Reserve, WaitReady};
 use super::plan::{Planned, plan};
 use super::{control_plane, ignoring, known, probes};
@@ -194,9 +194,9 @@ pub(super) fn steps(context: &Context, planned: &Planned, operation: &str) -> Pl
             WaitReady(with()),
         )
         .on_host(
-            "drop-credential",
-            "remove the credential of the join from the node",
-            DropCredential::new(with()),
+            "keep-credential",
+            "keep the credential of the join for root alone",
+            KeepCredential::new(with()),
         )
         .here(
             "delete-token",

@@ -116,61 +116,10 @@ async fn an_agent_has_its_own_files_and_a_second_run_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_credential_goes_where_k3s_starts_without_it_and_comes_back_with_a_new_one() {
-    let fake = started(V1).await;
-    let spec = agent(V1);
-    let early = step(&fake, &spec, Step::DropCredential).await.unwrap_err();
-    assert_eq!(early.reason(), "NOT_JOINED");
-    give_identity(&fake).await;
-    let dropped = step(&fake, &spec, Step::DropCredential).await;
-    assert_eq!(outcome(dropped), StepOutcome::Changed);
-    assert!(!config(&fake).await.contains("token-file"));
-    assert!(!fake.root.exists(paths::JOIN_TOKEN).await.unwrap());
-    assert!(record(&fake).await.entry(paths::JOIN_TOKEN).is_none());
-    let again = step(&fake, &spec, Step::DropCredential).await;
-    assert_eq!(outcome(again), StepOutcome::Unchanged);
-    // Nothing is restarted because the setting is gone.
-    for (which, outcome, detail) in to_start(&fake, &spec).await {
-        assert_eq!(outcome, StepOutcome::Unchanged, "{which:?}: {detail}");
-    }
-    assert_eq!(fake.systemd.orders(), []);
-
-    store(&fake.host(), &token("two")).await.unwrap();
-    to_start(&fake, &spec).await;
-    assert!(config(&fake).await.contains("token-file"));
-    assert_eq!(starts(&fake), 1);
-}
-
-#[tokio::test]
-async fn a_drop_that_was_cut_short_goes_on() {
+async fn a_credential_stays_for_root_alone_and_is_told() {
     let fake = started(V1).await;
     give_identity(&fake).await;
-    // The configuration was written, and then the power went.
-    let text = config(&fake).await;
-    let without: String = text
-        .split_inclusive('\n')
-        .filter(|line| !line.starts_with("token-file"))
-        .collect();
-    fake.root
-        .write(paths::CONFIG, without, 0o600)
-        .await
-        .unwrap();
-    let again = step(&fake, &agent(V1), Step::DropCredential).await;
-    assert_eq!(outcome(again), StepOutcome::Changed);
-    assert!(!fake.root.exists(paths::JOIN_TOKEN).await.unwrap());
-    assert_eq!(
-        outcome(step(&fake, &agent(V1), Step::Start).await),
-        StepOutcome::Unchanged
-    );
-}
-
-#[tokio::test]
-async fn an_old_k3s_keeps_its_credential_and_says_so() {
-    let fake = started(OLD).await;
-    give_identity(&fake).await;
-    let done = step(&fake, &agent(OLD), Step::DropCredential)
-        .await
-        .unwrap();
+    let done = step(&fake, &agent(V1), Step::KeepCredential).await.unwrap();
     assert_eq!(done.outcome, StepOutcome::Unchanged);
     assert!(done.detail.contains("root alone"), "{}", done.detail);
     assert_eq!(
