@@ -4,6 +4,7 @@ mod renewal;
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use canasta_proto::address::{Address, CONTROLLER_PORT};
 use canasta_transport::dial::{self, DialError, Limits};
@@ -17,7 +18,11 @@ use tonic::transport::Channel;
 use crate::args::Global;
 use crate::contexts::{self, Context, Contexts};
 use crate::error::Error;
+use crate::output;
 use crate::paths::CONTROLLER_SOCKET;
+
+/// How long a renewal may hold up the command that it comes with.
+const RENEWAL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Which controller a command talks to.
 #[derive(Debug)]
@@ -107,7 +112,13 @@ async fn connect_remote(name: &str, context: &Context) -> Result<Channel, Error>
         .await?
         .map_err(|error| refused(&error, name, context))?;
     if renewal::is_due(&present) {
-        renewal::renew(channel.clone(), name, context, &present).await;
+        // A controller that is slow to write must not hold up a command that only reads: the next one tries again.
+        let renewed = renewal::renew(channel.clone(), name, context, &present);
+        if tokio::time::timeout(RENEWAL_LIMIT, renewed).await.is_err() {
+            output::note(
+                "the certificate of this context is due for renewal, and the controller did not answer in time; the next command tries again",
+            );
+        }
     }
     Ok(channel)
 }

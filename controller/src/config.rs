@@ -87,6 +87,7 @@ impl Default for Config {
 #[serde(default, deny_unknown_fields)]
 pub struct K3s {
     /// A URL or path with `{version}` and `{asset}`. The default could not be tried where this project is built.
+    #[serde(deserialize_with = "source")]
     pub release_url: String,
     /// What a first install takes when no version is asked for.
     #[serde(deserialize_with = "parsed")]
@@ -270,6 +271,19 @@ fn optional_address<'de, D: Deserializer<'de>>(
     parsed(deserializer).map(Some)
 }
 
+/// A source of releases. It is shown to whoever may look at artefacts and operations, so it can't hold a secret.
+fn source<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let rest = text.split_once("://").map_or("", |(_scheme, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or_default();
+    if authority.contains('@') {
+        return Err(D::Error::custom(
+            "release_url holds a user or password, which everybody who lists artefacts would see; let the mirror serve the releases without one",
+        ));
+    }
+    Ok(text)
+}
+
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let seconds = f64::deserialize(deserializer)?;
     Duration::try_from_secs_f64(seconds)
@@ -310,6 +324,16 @@ mod tests {
         assert_eq!(config.k3s.release_url, "/srv/{version}/{asset}");
         assert_eq!(config.timings.dial, Duration::from_millis(500));
         assert_eq!(config.timings.request, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_source_holds_no_password_and_the_refusal_does_not_show_it() {
+        let error = parse("[k3s]\nrelease_url = 'https://anna:geheim@mirror/{version}/{asset}'\n");
+        let error = error.expect_err("refused").to_string();
+        assert!(
+            error.contains("release_url") && !error.contains("geheim"),
+            "{error}"
+        );
     }
 
     #[test]

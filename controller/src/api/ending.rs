@@ -36,7 +36,9 @@ impl HttpBody for Ending {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.closed.as_mut().poll(context).is_ready() {
-            let ended = Status::unauthenticated("the caller has been removed from the fleet");
+            let ended = Status::unauthenticated(
+                "the connection was closed: its caller was removed from the fleet, or is no member and stayed too long",
+            );
             return Poll::Ready(Some(Err(ended)));
         }
         Pin::new(&mut self.body).poll_frame(context)

@@ -110,7 +110,7 @@ impl HostApi {
                 format!("host '{host}' is a {} of cluster '{}'", node.role, node.cluster),
             )
             .about(format!("host {host}"))
-            .hint(format!("look at it with `canasta cluster show {}`; a member of a cluster can't be removed from the fleet", node.cluster))
+            .hint(format!("uninstall k3s first: canasta uninstall k8s --host {host}; when the machine is gone for good: canasta cluster forget {}", node.cluster))
             .into());
         }
         Ok(())
@@ -120,6 +120,7 @@ impl HostApi {
 #[tonic::async_trait]
 impl HostService for HostApi {
     async fn add_host(&self, request: Request<pb::AddHostRequest>) -> Answer<pb::AddHostResponse> {
+        let by = caller_of(&request).who;
         let request = request.into_inner();
         let name: HostName = request
             .name
@@ -131,6 +132,14 @@ impl HostService for HostApi {
                 .parse::<Address>()
                 .map_err(|rule| invalid("address", "INVALID_ADDRESS", rule))?
                 .with_default_port(AGENT_PORT),
+        };
+        // One that is just being removed is not added in the middle of it: its link would go with the old one's.
+        let _held = match self.store.host(&name).await? {
+            Some(_) => None,
+            None => Some(
+                self.operations
+                    .hold(&Wanted::change_of(&name), "add-host", &by)?,
+            ),
         };
         if !self
             .store

@@ -87,7 +87,8 @@ impl Task {
                 Ok(next) => next,
                 Err(error) => {
                     let reason = line(&error);
-                    self.enter(Phase::Unreachable { reason }, |_| {}).await;
+                    self.enter(Phase::Unreachable { reason }, |state| state.rounds += 1)
+                        .await;
                     Next::Pause
                 }
             };

@@ -245,7 +245,7 @@ impl Enrolment {
         let certificate = self.issuer.issue(&key, holder).map_err(EnrolError::Issue)?;
         let recorded = self
             .store
-            .record_user_renewal(&certificate)
+            .record_user_renewal(&certificate, &shown.serial)
             .await
             .map_err(EnrolError::Store)?;
         if recorded != Recorded::Done {

@@ -20,7 +20,8 @@ impl Store {
         sqlx::query("SELECT server_version, eviction_version FROM capabilities WHERE cluster = ?")
             .bind(cluster)
             .fetch_optional(self.pool())
-            .await?
+            .await
+            .map_err(self.failed())?
             .map(|row| {
                 Ok(CapabilityRow {
                     server_version: row.try_get("server_version")?,
@@ -46,7 +47,8 @@ impl Store {
         .bind(&probed.eviction_version)
         .bind(stamp::now_millis())
         .execute(self.pool())
-        .await?;
+        .await
+        .map_err(self.failed())?;
         Ok(())
     }
 }

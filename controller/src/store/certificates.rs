@@ -131,10 +131,12 @@ pub(super) async fn exists(
     Ok(found.is_some())
 }
 
-/// Inserts a certificate of a user who is there; the oldest ones give way.
+/// Inserts a certificate of a user who is there; the oldest ones give way, but never the one that the caller shows (its
+/// serial; empty for none): a caller who can't keep the new one still has that.
 async fn insert_of_user(
     transaction: &mut Transaction<'_, Sqlite>,
     row: &CertificateRow,
+    shown: &str,
 ) -> Result<Recorded, sqlx::Error> {
     if !exists(transaction, Holder::User(&row.name)).await? {
         return Ok(Recorded::HolderGone);
@@ -143,12 +145,13 @@ async fn insert_of_user(
     sqlx::query(
         "UPDATE certificates SET revoked_at = ?1 WHERE serial IN (SELECT serial FROM certificates
          WHERE kind = 'user' AND name = ?2 AND revoked_at IS NULL AND not_after > ?1
-         ORDER BY serial = ?3 DESC, issued_at DESC LIMIT -1 OFFSET ?4)",
+         ORDER BY serial IN (?3, ?5) DESC, issued_at DESC LIMIT -1 OFFSET ?4)",
     )
     .bind(millis(row.issued_at))
     .bind(&row.name)
     .bind(&row.serial)
     .bind(LIVING_CERTIFICATES)
+    .bind(shown)
     .execute(&mut **transaction)
     .await?;
     Ok(Recorded::Done)
@@ -223,7 +226,7 @@ impl Store {
         if !used.map_err(self.failed())? {
             return Ok(Recorded::TokenUsed);
         }
-        let recorded = insert_of_user(&mut transaction, row).await;
+        let recorded = insert_of_user(&mut transaction, row, "").await;
         let recorded = recorded.map_err(self.failed())?;
         if recorded == Recorded::Done {
             let subject = format!("user {}", row.name);
@@ -235,10 +238,14 @@ impl Store {
         Ok(recorded)
     }
 
-    /// Records one more certificate of a user.
-    pub async fn record_user_renewal(&self, row: &CertificateRow) -> Result<Recorded, Error> {
+    /// Records one more certificate of a user, who shows the one with the serial `shown`; that one stays.
+    pub async fn record_user_renewal(
+        &self,
+        row: &CertificateRow,
+        shown: &str,
+    ) -> Result<Recorded, Error> {
         let mut transaction = self.begin().await?;
-        let recorded = insert_of_user(&mut transaction, row).await;
+        let recorded = insert_of_user(&mut transaction, row, shown).await;
         let recorded = recorded.map_err(self.failed())?;
         if recorded == Recorded::Done {
             transaction.commit().await.map_err(self.failed())?;

@@ -40,7 +40,7 @@ impl Store {
             .drop_rows(|| {
                 sqlx::query(
                     "DELETE FROM certificates WHERE serial IN (SELECT serial FROM certificates
-                     WHERE not_after < ?1 AND (kind = 'user' OR pending = 1 OR revoked_at IS NOT NULL) LIMIT ?2)",
+                     WHERE not_after < ?1 AND (kind = 'user' OR revoked_at IS NOT NULL) LIMIT ?2)",
                 )
                 .bind(before(keep.certificate_days))
                 .bind(AT_ONCE)

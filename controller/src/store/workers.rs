@@ -33,7 +33,8 @@ impl Store {
         .bind(&node.node_ip)
         .bind(list(&node.tls_sans))
         .execute(&mut *transaction)
-        .await?;
+        .await
+        .map_err(self.failed())?;
         sqlx::query(
             "INSERT INTO worker_marks (host, ready_at, settled) VALUES (?1, NULL, 0)
              ON CONFLICT (host) DO UPDATE SET settled = CASE WHEN ?2 THEN 0 ELSE settled END",
@@ -41,8 +42,9 @@ impl Store {
         .bind(&node.host)
         .bind(fresh)
         .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
+        .await
+        .map_err(self.failed())?;
+        transaction.commit().await.map_err(self.failed())?;
         Ok(())
     }
 
@@ -51,7 +53,8 @@ impl Store {
         sqlx::query("SELECT ready_at, settled FROM worker_marks WHERE host = ?")
             .bind(host)
             .fetch_optional(self.pool())
-            .await?
+            .await
+            .map_err(self.failed())?
             .map(|row| {
                 Ok(WorkerMark {
                     ready_at: row.try_get("ready_at")?,
@@ -69,7 +72,8 @@ impl Store {
         .bind(stamp::now_millis())
         .bind(host)
         .execute(self.pool())
-        .await?;
+        .await
+        .map_err(self.failed())?;
         Ok(())
     }
 
@@ -80,7 +84,8 @@ impl Store {
             sqlx::query_scalar("DELETE FROM cluster_nodes WHERE host = ? RETURNING cluster")
                 .bind(host)
                 .fetch_optional(&mut *transaction)
-                .await?;
+                .await
+                .map_err(self.failed())?;
         let Some(cluster) = cluster else {
             return Ok((false, false));
         };
@@ -89,8 +94,9 @@ impl Store {
         )
         .bind(&cluster)
         .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
+        .await
+        .map_err(self.failed())?;
+        transaction.commit().await.map_err(self.failed())?;
         Ok((true, emptied.rows_affected() == 1))
     }
 
@@ -99,7 +105,8 @@ impl Store {
         let done = sqlx::query("DELETE FROM clusters WHERE name = ?")
             .bind(name)
             .execute(self.pool())
-            .await?;
+            .await
+            .map_err(self.failed())?;
         Ok(done.rows_affected() == 1)
     }
 }

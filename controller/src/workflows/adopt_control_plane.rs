@@ -9,11 +9,12 @@ use canasta_proto::pb::task_spec::Verb;
 use canasta_steps::{Done, Plan, Reporter, Step, StepError, StepInfo};
 use serde::{Deserialize, Serialize};
 
+use super::ask::step_error;
 use super::choice::{self, Wish};
 use super::gather::{Gathered, gather, has_program, node_name};
 use super::record::{Record, known_as, known_cluster};
 use super::{Begun, Context, Details, Error, Refusal, begin, hold_host, refuse, stale};
-use crate::operations::agent::{AgentTask, connect, fleet_error};
+use crate::operations::agent::{AgentTask, connect};
 use crate::operations::locks::{Resource, Wanted};
 use crate::operations::{Operations, Workflow};
 
@@ -293,8 +294,7 @@ impl Step for Preflight {
         connect(&context.fleet, host, context.timings.agent_wait).await?;
         let known = match gather(context, host).await {
             Ok(known) => known,
-            Err(Error::Fleet(error)) => return Err(fleet_error(error)),
-            Err(error) => return Err(StepError::from_source("DATABASE_FAILED", &error)),
+            Err(error) => return Err(step_error(error)),
         };
         let cluster = planned.cluster.parse().ok();
         stale::check(host, planned, plan(host, cluster.as_ref(), &known))?;

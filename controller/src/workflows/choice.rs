@@ -119,6 +119,17 @@ fn judge(wish: Wish, seen: &Seen) -> Fit {
     }
     let k3s = &seen.k3s;
     let foreign = has_program(k3s) && k3s.origin() != pb::K3sOrigin::Installed;
+    // An install of ours that did not come to its end: it goes on as what it is.
+    let unfinished = has_program(k3s) && !foreign;
+    match (wish, k3s.role()) {
+        (Wish::Join, pb::K3sRole::Server) if unfinished => {
+            return Fit::No("it has an unfinished control plane".to_owned());
+        }
+        (Wish::Install, pb::K3sRole::Agent) if unfinished => {
+            return Fit::No("it has an unfinished worker".to_owned());
+        }
+        _ => {}
+    }
     match (wish, foreign) {
         (Wish::Install | Wish::Join, false) => {
             Fit::Free("it is connected and in no cluster".to_owned())
@@ -262,18 +273,23 @@ mod tests {
             away: Some("it has not joined".to_owned()),
             ..Seen::default()
         };
-        for (seen, install, adopt) in [
-            (Seen::default(), "free", "no"),
-            (away, "no", "no"),
-            (member("control-plane", false), "done", "no"),
-            (member("control-plane", true), "no", "done"),
-            (member("worker", false), "no", "no"),
-            (with_k3s(Foreign, Server), "no", "free"),
-            (with_k3s(Foreign, Agent), "no", "no"),
+        for (seen, install, adopt, join) in [
+            (Seen::default(), "free", "no", "free"),
+            (away, "no", "no", "no"),
+            (member("control-plane", false), "done", "no", "no"),
+            (member("control-plane", true), "no", "done", "no"),
+            (member("worker", false), "no", "no", "done"),
+            (with_k3s(Foreign, Server), "no", "free", "no"),
+            (with_k3s(Foreign, Agent), "no", "no", "no"),
             // An install that did not come to its end.
-            (with_k3s(Installed, Server), "free", "no"),
+            (with_k3s(Installed, Server), "free", "no", "no"),
+            (with_k3s(Installed, Agent), "no", "no", "free"),
         ] {
-            for (wish, expected) in [(Wish::Install, install), (Wish::Adopt, adopt)] {
+            for (wish, expected) in [
+                (Wish::Install, install),
+                (Wish::Adopt, adopt),
+                (Wish::Join, join),
+            ] {
                 let (word, why) = match judge(wish, &seen) {
                     Fit::Free(why) => ("free", why),
                     Fit::Done(why) => ("done", why),

@@ -12,7 +12,8 @@ use canasta_steps::{Done, Plan, Reporter, Step, StepError, StepInfo};
 use super::plan::{Planned, plan};
 use super::{Asked, Job};
 use crate::artefacts::Artefact;
-use crate::operations::agent::{AgentTask, connect, fleet_error};
+use crate::operations::agent::{AgentTask, connect};
+use crate::workflows::ask::step_error;
 use crate::workflows::record::{Record, judged};
 use crate::workflows::release::{Fetch, Push, Release};
 use crate::workflows::{Context, Error, gather, stale};
@@ -154,8 +155,7 @@ impl Step for Preflight {
         connect(&context.fleet, &host, context.timings.agent_wait).await?;
         let known = match gather::gather(context, &host).await {
             Ok(known) => known,
-            Err(Error::Fleet(error)) => return Err(fleet_error(error)),
-            Err(error) => return Err(StepError::from_source("DATABASE_FAILED", &error)),
+            Err(error) => return Err(step_error(error)),
         };
         let done = judged(&host, &known.findings, !planned.current_version.is_empty())?;
         let internal = |error: &dyn std::error::Error| StepError::from_source("INTERNAL", error);
