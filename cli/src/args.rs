@@ -61,9 +61,10 @@ pub(crate) enum Command {
     /// Add, show and remove hosts.
     #[command(subcommand, after_help = "Example: canasta host add --name cp1")]
     Host(HostCommand),
-    /// Install Kubernetes on a host.
+    /// Install Kubernetes: a control plane on a host, or workers that join one.
     #[command(
-        after_help = "Examples:\n  canasta install k8s-cp --host cp1\n  canasta install k8s-cp --host cp1 --public-ip 203.0.113.7 --dry-run\n\n\
+        after_help = "Examples:\n  canasta install k8s-cp --host cp1\n  canasta install k8s-cp --host cp1 --public-ip 203.0.113.7 --dry-run\n  \
+                      canasta install k8s-worker --host w1 --host w2 --cp-host cp1\n\n\
                       Ctrl-C leaves the command (exit code 130); the operation goes on, and `canasta operation watch ID` shows it again."
     )]
     Install(InstallArguments),

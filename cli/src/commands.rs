@@ -6,6 +6,7 @@ mod context;
 mod docs;
 mod host;
 mod install;
+mod join;
 mod operation;
 mod user;
 
@@ -80,6 +81,21 @@ async fn version(global: &Global) -> Result<(), Error> {
         ])
     })?;
     answer.map(drop)
+}
+
+/// What `--detach` prints.
+#[derive(Serialize)]
+struct Started {
+    operation_id: String,
+}
+
+impl Started {
+    fn print(global: &Global, operation_id: String) -> Result<End, Error> {
+        output::print(global.output, &Self { operation_id }, |started| {
+            format!("{}\n", started.operation_id)
+        })?;
+        Ok(End::Done)
+    }
 }
 
 /// Whether people read along.

@@ -7,10 +7,14 @@ use crate::error::Error;
 pub(crate) enum Package {
     /// The control plane of a cluster.
     ControlPlane,
+    /// Workers, which join a control plane.
+    Worker,
 }
 
 /// The right form for a control plane.
 const CONTROL_PLANE: &str = "canasta install k8s-cp --host HOST";
+/// The right form for a worker.
+const WORKER: &str = "canasta install k8s-worker --host HOST --cp-host CP_HOST";
 /// What the old system's same command also installed.
 const NOT_OURS: &[&str] = &["docker", "podman", "git-crypt", "sops", "canasta", "uv"];
 
@@ -19,62 +23,69 @@ const NOT_OURS: &[&str] = &["docker", "podman", "git-crypt", "sops", "canasta", 
 /// # Errors
 /// Wrong usage, with the right form as hint.
 pub(crate) fn package(packages: &[String], host: &str) -> Result<Package, Error> {
-    let right = |form: &str| format!("run `{}`", form.replace("HOST", host));
+    let right = |form: &str| format!("run `{}`", form.replacen("HOST", host, 1));
+    let both = || {
+        format!(
+            "for a control plane {}; for a worker {}",
+            right(CONTROL_PLANE),
+            right(WORKER)
+        )
+    };
     let names: Vec<&str> = packages.iter().map(String::as_str).collect();
     match names.as_slice() {
         ["k8s-cp"] => Ok(Package::ControlPlane),
-        [] => Err(Error::usage(
-            "what to install was not said",
-            format!("for a control plane {}", right(CONTROL_PLANE)),
-        )),
-        ["k8s-worker"] => Err(Error::usage(
-            "this version does not install workers yet",
-            format!(
-                "a control plane runs workloads, too: {}",
-                right(CONTROL_PLANE)
-            ),
-        )),
+        ["k8s-worker"] => Ok(Package::Worker),
+        [] => Err(Error::usage("what to install was not said", both())),
         ["k8s"] => Err(Error::usage(
             "there is no package 'k8s': a node is a control plane or a worker",
-            format!("for a control plane {}", right(CONTROL_PLANE)),
+            both(),
         )),
         [one] if is_control_plane(one) => Err(Error::usage(
             format!("there is no package '{}'", shown(one)),
             right(CONTROL_PLANE),
         )),
+        [one] if is_worker(one) => Err(Error::usage(
+            format!("there is no package '{}'", shown(one)),
+            right(WORKER),
+        )),
         [one] if NOT_OURS.contains(one) => Err(Error::usage(
             format!("'{one}' is not installed by this program, which installs Kubernetes alone"),
-            format!(
-                "install it with the machine's own package tool; for a control plane {}",
-                right(CONTROL_PLANE)
-            ),
+            format!("install it with the machine's own package tool; {}", both()),
         )),
-        [_] => Err(Error::usage(
-            format!("there is no package '{}'", shown(names[0])),
-            format!("for a control plane {}", right(CONTROL_PLANE)),
+        [one] => Err(Error::usage(
+            format!("there is no package '{}'", shown(one)),
+            both(),
         )),
         several if several.contains(&"k8s-cp") && several.contains(&"k8s-worker") => {
             Err(Error::usage(
                 "k8s-cp and k8s-worker exclude each other: a node is the control plane or a worker",
-                format!(
-                    "a control plane runs workloads, too: {}",
-                    right(CONTROL_PLANE)
-                ),
+                format!("a control plane runs workloads, too: {}", both()),
             ))
         }
-        _ => Err(Error::usage("one package at a time", right(CONTROL_PLANE))),
+        _ => Err(Error::usage("one package at a time", both())),
     }
+}
+
+/// Reads the control plane that workers are to join.
+///
+/// # Errors
+/// Wrong usage when none was named, with the right form as hint.
+pub(crate) fn control_plane(cp_host: Option<String>, hosts: &[String]) -> Result<String, Error> {
+    cp_host.filter(|host| !host.is_empty()).ok_or_else(|| {
+        let hosts: String = hosts.iter().map(|host| format!(" --host {host}")).collect();
+        Error::usage(
+            "a worker joins a control plane, and --cp-host was not given",
+            format!(
+                "run `canasta install k8s-worker{hosts} --cp-host CP_HOST`; `canasta node list` shows the control planes"
+            ),
+        )
+    })
 }
 
 /// Whether someone meant the control plane: the word with other signs, or a usual name of it.
 fn is_control_plane(text: &str) -> bool {
-    let letters: String = text
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .map(|c| c.to_ascii_lowercase())
-        .collect();
     matches!(
-        letters.as_str(),
+        letters(text).as_str(),
         "k8scp"
             | "k3scp"
             | "cp"
@@ -89,6 +100,22 @@ fn is_control_plane(text: &str) -> bool {
     )
 }
 
+/// Whether someone meant a worker.
+fn is_worker(text: &str) -> bool {
+    matches!(
+        letters(text).as_str(),
+        "k8sworker" | "k3sworker" | "worker" | "k8sagent" | "k3sagent" | "agent" | "k8snode"
+    )
+}
+
+/// Letters and digits alone, in lower case.
+fn letters(text: &str) -> String {
+    text.chars()
+        .filter(char::is_ascii_alphanumeric)
+        .map(|c| c.to_ascii_lowercase())
+        .collect()
+}
+
 /// The text as it can be shown in any terminal.
 fn shown(text: &str) -> String {
     text.chars()
@@ -99,17 +126,26 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Package, package};
+    use super::{Package, control_plane, package};
+    use crate::error::Error;
 
-    fn asked(words: &[&str]) -> Result<Package, String> {
-        let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
-        package(&words, "cp1")
-            .map_err(|error| format!("{error} / {}", error.hint().unwrap_or_default()))
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|&word| word.to_owned()).collect()
+    }
+
+    fn told(error: &Error) -> String {
+        assert!(matches!(error, Error::Usage { .. }), "{error:?}");
+        format!("{error} / {}", error.hint().unwrap_or_default())
+    }
+
+    fn asked(packages: &[&str]) -> Result<Package, String> {
+        package(&words(packages), "cp1").map_err(|error| told(&error))
     }
 
     #[test]
-    fn the_right_form_passes() {
+    fn the_right_forms_pass() {
         assert_eq!(asked(&["k8s-cp"]), Ok(Package::ControlPlane));
+        assert_eq!(asked(&["k8s-worker"]), Ok(Package::Worker));
     }
 
     #[test]
@@ -118,7 +154,6 @@ mod tests {
             &[][..],
             &["k8s"],
             &["k8s-cp", "k8s-worker"],
-            &["k8s-worker"],
             &["k8scp"],
             &["k8s_cp"],
             &["K8S-CP"],
@@ -134,5 +169,26 @@ mod tests {
                 "{words:?}: {error}"
             );
         }
+        for words in [&["worker"][..], &["k8s_worker"], &["k3s-agent"], &["k8s"]] {
+            let error = asked(words).expect_err("refused");
+            assert!(
+                error.contains("canasta install k8s-worker --host cp1 --cp-host CP_HOST"),
+                "{words:?}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_worker_without_a_control_plane_is_told_the_form_with_its_hosts() {
+        let hosts = words(&["w1", "w2"]);
+        for none in [None, Some(String::new())] {
+            let error = told(&control_plane(none, &hosts).expect_err("refused"));
+            assert!(
+                error.contains("canasta install k8s-worker --host w1 --host w2 --cp-host"),
+                "{error}"
+            );
+        }
+        let named = control_plane(Some("cp1".to_owned()), &hosts);
+        assert_eq!(named.expect("passes"), "cp1");
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod cluster;
 pub(crate) mod host;
 pub(crate) mod operation;
 pub(crate) mod people;
+pub(crate) mod plan;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;

@@ -97,6 +97,16 @@ fn misspelt_installs_are_refused_with_the_right_form() {
 }
 
 #[test]
+fn a_worker_needs_its_control_plane_named() {
+    let ran = anywhere(&["install", "k8s-worker", "--host", "w1", "--host", "w2"]);
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    let form = "canasta install k8s-worker --host w1 --host w2 --cp-host";
+    assert!(ran.err.contains(form), "{}", ran.err);
+    let ran = anywhere(&["install", "k8s-worker", "-H", "w1", "--cp-host", "cp1"]);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+}
+
+#[test]
 fn the_old_systems_ssh_flag_says_what_to_do_instead() {
     let ran = anywhere(&["host", "add", "--name", "w3", "--ssh", "root@w3"]);
     assert_eq!(ran.code, 2);

@@ -5,12 +5,15 @@ use clap::{Args, Subcommand};
 /// `canasta install …`
 #[derive(Debug, Args)]
 pub(crate) struct InstallArguments {
-    /// What to install: k8s-cp.
+    /// What to install: k8s-cp, or k8s-worker.
     #[arg(value_name = "PACKAGE")]
     pub(crate) packages: Vec<String>,
-    /// The host to install it on.
+    /// The host to install it on; workers may be several, each with a --host of its own.
     #[arg(short = 'H', long = "host", value_name = "HOST")]
     pub(crate) hosts: Vec<String>,
+    /// The control plane that a worker joins.
+    #[arg(long, value_name = "HOST")]
+    pub(crate) cp_host: Option<String>,
     /// An address or name that the cluster's API must be reachable by; give it again for more. Replaces earlier ones.
     #[arg(long = "public-ip", value_name = "ADDR")]
     pub(crate) public_ips: Vec<String>,
@@ -29,9 +32,9 @@ pub(crate) struct InstallArguments {
     /// Start it and return at once.
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) detach: bool,
-    /// The control plane that a worker joins.
-    #[arg(long, value_name = "HOST", hide = true)]
-    pub(crate) cp_host: Option<String>,
+    /// A finding that is not to keep a worker from joining; give it again for more. Only admins may.
+    #[arg(long, value_name = "CODE", value_delimiter = ',')]
+    pub(crate) ignore_findings: Vec<String>,
 }
 
 /// `canasta cluster …`

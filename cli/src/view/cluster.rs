@@ -1,11 +1,11 @@
-//! Clusters and plans as they are printed.
+//! Clusters as they are printed.
 
 use canasta_proto::pb;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::host::{K3s, known};
-use super::{Origin, age, time, word};
+use super::{Origin, age, time};
 use crate::output;
 
 /// `canasta cluster list`.
@@ -230,146 +230,5 @@ impl Cluster {
             }
         }
         text
-    }
-}
-
-/// The plan of an install: what `--dry-run` shows.
-#[derive(Debug, Serialize)]
-pub(crate) struct Plan {
-    operation_id: Option<String>,
-    host: String,
-    cluster: String,
-    k3s_version: String,
-    current_version: Option<String>,
-    node_name: String,
-    node_ip: String,
-    node_ip_source: String,
-    tls_sans: Vec<String>,
-    findings: Vec<Finding>,
-    steps: Vec<PlannedStep>,
-}
-
-/// A finding of a check.
-#[derive(Debug, Serialize)]
-pub(crate) struct Finding {
-    code: String,
-    severity: String,
-    subject: String,
-    message: String,
-    mend: String,
-}
-
-#[derive(Debug, Serialize)]
-struct PlannedStep {
-    id: String,
-    title: String,
-    host: String,
-    detail: String,
-}
-
-impl Plan {
-    pub(crate) fn new(operation_id: String, plan: pb::InstallPlan) -> Self {
-        Self {
-            operation_id: known(operation_id),
-            host: plan.host,
-            cluster: plan.cluster,
-            k3s_version: plan.k3s_version,
-            current_version: known(plan.current_version),
-            node_name: plan.node_name,
-            node_ip: plan.node_ip,
-            node_ip_source: plan.node_ip_source,
-            tls_sans: plan.tls_sans,
-            findings: plan
-                .findings
-                .into_iter()
-                .map(|finding| Finding {
-                    severity: word(finding.severity().as_str_name(), "SEVERITY_"),
-                    code: finding.code,
-                    subject: finding.subject,
-                    message: finding.message,
-                    mend: finding.mend,
-                })
-                .collect(),
-            steps: plan
-                .steps
-                .into_iter()
-                .map(|step| PlannedStep {
-                    id: step.id,
-                    title: step.title,
-                    host: step.host,
-                    detail: step.detail,
-                })
-                .collect(),
-        }
-    }
-
-    /// Whether something stands in the way.
-    pub(crate) fn is_refused(&self) -> bool {
-        self.findings
-            .iter()
-            .any(|finding| finding.severity == "error")
-    }
-
-    pub(crate) fn text(&self) -> String {
-        let mut text = output::facts([
-            ("host", self.host.clone()),
-            ("cluster", self.cluster.clone()),
-            (
-                "k3s",
-                match &self.current_version {
-                    Some(current) if self.k3s_version.is_empty() => format!("now {current}"),
-                    Some(current) if *current != self.k3s_version => {
-                        format!("{} (now {current})", self.k3s_version)
-                    }
-                    _ => self.k3s_version.clone(),
-                },
-            ),
-            ("node name", self.node_name.clone()),
-            (
-                "node address",
-                if self.node_ip.is_empty() {
-                    String::new()
-                } else {
-                    format!("{} ({})", self.node_ip, self.node_ip_source)
-                },
-            ),
-            ("in the certificate", self.tls_sans.join(", ")),
-        ]);
-        text.push_str(&self.findings_text());
-        if self.steps.is_empty() {
-            text.push_str(
-                "\nThere is no plan while this stands in the way. Nothing was changed.\n",
-            );
-            return text;
-        }
-        text.push_str("\nWhat would be done:\n");
-        let steps = self
-            .steps
-            .iter()
-            .map(|step| (step.title.as_str(), step.detail.clone()));
-        text.extend(
-            output::facts(steps)
-                .lines()
-                .map(|line| format!("  {line}\n")),
-        );
-        text.push_str("\nNothing was changed.\n");
-        text
-    }
-
-    /// The findings, each with its mend.
-    pub(crate) fn findings_text(&self) -> String {
-        self.findings
-            .iter()
-            .map(|finding| {
-                let Finding {
-                    code,
-                    severity,
-                    message,
-                    mend,
-                    ..
-                } = finding;
-                format!("\n{severity} {code}: {message}\n  mend: {mend}\n")
-            })
-            .collect()
     }
 }
