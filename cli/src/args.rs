@@ -6,7 +6,7 @@ mod work;
 pub(crate) use fleet::{
     ArtefactCommand, ContextCommand, HostAdd, HostCommand, UserCommand, UserRole,
 };
-pub(crate) use work::{ClusterCommand, InstallArguments, OperationCommand};
+pub(crate) use work::{ClusterCommand, InstallArguments, OperationCommand, UninstallArguments};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -68,6 +68,12 @@ pub(crate) enum Command {
                       Ctrl-C leaves the command (exit code 130); the operation goes on, and `canasta operation watch ID` shows it again."
     )]
     Install(InstallArguments),
+    /// Uninstall Kubernetes from a host, after showing what would be lost.
+    #[command(
+        after_help = "Examples:\n  canasta uninstall k8s --host w1 --dry-run\n  canasta uninstall k8s --host w1\n\n\
+                      Ctrl-C leaves the command (exit code 130); the operation goes on, and `canasta operation watch ID` shows it again."
+    )]
+    Uninstall(UninstallArguments),
     /// Show clusters and their nodes.
     #[command(subcommand, after_help = "Example: canasta cluster list")]
     Cluster(ClusterCommand),

@@ -8,6 +8,7 @@ mod host;
 mod install;
 mod join;
 mod operation;
+mod uninstall;
 mod user;
 
 use canasta_proto::pb::WhoAmIRequest;
@@ -26,6 +27,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<End, Error> {
     match arguments.command {
         Command::Host(command) => host::run(global, command).await?,
         Command::Install(arguments) => return install::run(global, arguments).await,
+        Command::Uninstall(arguments) => return uninstall::run(global, arguments).await,
         Command::Cluster(command) => cluster::run(global, command).await?,
         Command::Operation(command) => return operation::run(global, command).await,
         Command::Artefact(command) => artefact::run(global, command).await?,

@@ -1,4 +1,4 @@
-//! The forms of `canasta install` that users of the old system type, and what is right instead.
+//! The forms of `canasta install` and `canasta uninstall` that users of the old system type, and what is right instead.
 
 use crate::error::Error;
 
@@ -82,6 +82,43 @@ pub(crate) fn control_plane(cp_host: Option<String>, hosts: &[String]) -> Result
     })
 }
 
+/// Checks that k8s was named to be uninstalled, from one host.
+///
+/// # Errors
+/// Wrong usage, with the right form as hint.
+pub(crate) fn uninstalled_host(packages: &[String], hosts: &[String]) -> Result<String, Error> {
+    let host = hosts.first().map_or("HOST", String::as_str);
+    let right = format!("run `canasta uninstall k8s --host {host}`");
+    let names: Vec<&str> = packages.iter().map(String::as_str).collect();
+    match (names.as_slice(), hosts) {
+        (["k8s"], [host]) => Ok(host.clone()),
+        (["k8s"], []) => Err(Error::usage(
+            "the host to uninstall from was not said",
+            right,
+        )),
+        (["k8s"], _) => Err(Error::usage(
+            "k8s is uninstalled from one host at a time",
+            right,
+        )),
+        ([], _) => Err(Error::usage("what to uninstall was not said", right)),
+        ([one], _) if is_worker(one) || is_control_plane(one) => Err(Error::usage(
+            format!(
+                "'{}' is not uninstalled as such: whatever a node is, its k8s is uninstalled",
+                shown(one)
+            ),
+            right,
+        )),
+        ([one], _) => Err(Error::usage(
+            format!(
+                "'{}' is not uninstalled by this program, which uninstalls Kubernetes alone",
+                shown(one)
+            ),
+            right,
+        )),
+        _ => Err(Error::usage("one package at a time", right)),
+    }
+}
+
 /// Whether someone meant the control plane: the word with other signs, or a usual name of it.
 fn is_control_plane(text: &str) -> bool {
     matches!(
@@ -126,7 +163,7 @@ fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Package, control_plane, package};
+    use super::{Package, control_plane, package, uninstalled_host};
     use crate::error::Error;
 
     fn words(words: &[&str]) -> Vec<String> {
@@ -190,5 +227,28 @@ mod tests {
         }
         let named = control_plane(Some("cp1".to_owned()), &hosts);
         assert_eq!(named.expect("passes"), "cp1");
+    }
+
+    #[test]
+    fn only_k8s_is_uninstalled_and_from_one_host() {
+        let host = uninstalled_host(&words(&["k8s"]), &words(&["w1"]));
+        assert_eq!(host.expect("passes"), "w1");
+        for (packages, hosts) in [
+            (&["k8s-worker"][..], &["w1"][..]),
+            (&["k8s-cp"], &["w1"]),
+            (&["docker"], &["w1"]),
+            (&["k8s", "docker"], &["w1"]),
+            (&[], &["w1"]),
+            (&["k8s"], &["w1", "w2"]),
+        ] {
+            let error = uninstalled_host(&words(packages), &words(hosts)).expect_err("refused");
+            let error = told(&error);
+            assert!(
+                error.contains("canasta uninstall k8s --host w1"),
+                "{packages:?}: {error}"
+            );
+        }
+        let error = uninstalled_host(&words(&["k8s"]), &[]).expect_err("refused");
+        assert!(told(&error).contains("--host HOST"), "{error}");
     }
 }

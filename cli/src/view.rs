@@ -5,6 +5,7 @@ pub(crate) mod host;
 pub(crate) mod operation;
 pub(crate) mod people;
 pub(crate) mod plan;
+pub(crate) mod uninstall;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;

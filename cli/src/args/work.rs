@@ -37,6 +37,32 @@ pub(crate) struct InstallArguments {
     pub(crate) ignore_findings: Vec<String>,
 }
 
+/// `canasta uninstall …`
+#[derive(Debug, Args)]
+pub(crate) struct UninstallArguments {
+    /// What to uninstall: k8s.
+    #[arg(value_name = "PACKAGE")]
+    pub(crate) packages: Vec<String>,
+    /// The host to uninstall it from.
+    #[arg(short = 'H', long = "host", value_name = "HOST")]
+    pub(crate) hosts: Vec<String>,
+    /// Destroy what would keep it from being uninstalled, after it was named. Only admins may.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Don't ask for confirmation.
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Only show what would be done and lost.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Start it and return at once.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) detach: bool,
+    /// A flag of the old system that is not needed.
+    #[arg(long, value_name = "HOST", hide = true)]
+    pub(crate) cp_host: Option<String>,
+}
+
 /// `canasta cluster …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {

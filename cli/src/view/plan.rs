@@ -1,4 +1,4 @@
-//! Plans as they are printed: of installs, of joins, of uninstalls.
+//! Plans of installs and joins as they are printed; those of uninstalls in [`super::uninstall`].
 
 use canasta_proto::pb;
 use serde::Serialize;
@@ -41,7 +41,7 @@ pub(crate) struct Finding {
 }
 
 #[derive(Debug, Serialize)]
-struct PlannedStep {
+pub(super) struct PlannedStep {
     id: String,
     title: String,
     host: String,
@@ -143,11 +143,21 @@ impl Plan {
 }
 
 impl Finding {
-    fn is_error(&self) -> bool {
+    pub(super) fn is_error(&self) -> bool {
         self.severity == "error"
     }
 
-    fn text(&self) -> String {
+    /// Stable, for programs.
+    pub(super) fn code(&self) -> &str {
+        &self.code
+    }
+
+    /// In one line, with its mend.
+    pub(super) fn line(&self) -> String {
+        format!("{}: {} (mend: {})", self.code, self.message, self.mend)
+    }
+
+    pub(super) fn text(&self) -> String {
         let Self {
             code,
             severity,
@@ -159,12 +169,15 @@ impl Finding {
     }
 }
 
-fn steps_text(steps: &[PlannedStep]) -> String {
-    let rows = steps
-        .iter()
-        .map(|step| (step.title.as_str(), step.detail.clone()));
-    let lines = output::facts(rows);
-    let lines = lines.lines().map(|line| format!("  {line}\n"));
+/// What the steps would do.
+pub(super) fn steps_text(steps: &[PlannedStep]) -> String {
+    let width = steps.iter().map(|step| step.title.chars().count()).max();
+    let width = width.unwrap_or(0);
+    // A step that has nothing to say about itself is a step all the same.
+    let lines = steps.iter().map(|PlannedStep { title, detail, .. }| {
+        let line = format!("  {title:width$}  {detail}");
+        line.trim_end().to_owned() + "\n"
+    });
     std::iter::once("\nWhat would be done:\n".to_owned())
         .chain(lines)
         .collect()
