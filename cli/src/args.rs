@@ -6,7 +6,10 @@ mod work;
 pub(crate) use fleet::{
     ArtefactCommand, ContextCommand, HostAdd, HostCommand, UserCommand, UserRole,
 };
-pub(crate) use work::{ClusterCommand, InstallArguments, OperationCommand, UninstallArguments};
+pub(crate) use work::{
+    ClusterCommand, InstallArguments, NodeArgument, NodeCommand, OperationCommand,
+    UninstallArguments,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -74,9 +77,12 @@ pub(crate) enum Command {
                       Ctrl-C leaves the command (exit code 130); the operation goes on, and `canasta operation watch ID` shows it again."
     )]
     Uninstall(UninstallArguments),
-    /// Show clusters and their nodes.
+    /// Show clusters and their nodes, and forget clusters that are gone.
     #[command(subcommand, after_help = "Example: canasta cluster list")]
     Cluster(ClusterCommand),
+    /// List nodes, and keep pods from them.
+    #[command(subcommand, after_help = "Example: canasta node drain w1")]
+    Node(NodeCommand),
     /// Show, follow and cancel operations.
     #[command(subcommand, after_help = "Example: canasta operation list")]
     Operation(OperationCommand),

@@ -7,6 +7,7 @@ mod docs;
 mod host;
 mod install;
 mod join;
+mod node;
 mod operation;
 mod uninstall;
 mod user;
@@ -29,6 +30,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<End, Error> {
         Command::Install(arguments) => return install::run(global, arguments).await,
         Command::Uninstall(arguments) => return uninstall::run(global, arguments).await,
         Command::Cluster(command) => cluster::run(global, command).await?,
+        Command::Node(command) => return node::run(global, command).await,
         Command::Operation(command) => return operation::run(global, command).await,
         Command::Artefact(command) => artefact::run(global, command).await?,
         Command::User(command) => user::run(global, command).await?,

@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod host;
+pub(crate) mod node;
 pub(crate) mod operation;
 pub(crate) mod people;
 pub(crate) mod plan;

@@ -75,6 +75,55 @@ pub(crate) enum ClusterCommand {
         /// The cluster's name.
         name: String,
     },
+    /// Forget a cluster whose nodes are gone for good; nothing is changed on any host.
+    #[command(after_help = "Example: canasta cluster forget cp1")]
+    Forget {
+        /// The cluster's name.
+        name: String,
+    },
+}
+
+/// `canasta node …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List the nodes of all clusters, or of one.
+    #[command(after_help = "Example: canasta node list --cluster cp1")]
+    List {
+        /// Only those of this cluster.
+        #[arg(long, value_name = "NAME")]
+        cluster: Option<String>,
+    },
+    /// Let a node take no new pods; those on it stay.
+    #[command(after_help = "Example: canasta node cordon w1")]
+    Cordon(NodeArgument),
+    /// Let a node take new pods again.
+    #[command(after_help = "Example: canasta node uncordon w1")]
+    Uncordon(NodeArgument),
+    /// Cordon a node and move its pods away, as their disruption budgets allow.
+    #[command(
+        after_help = "Example: canasta node drain w1 --timeout 600\n\nCtrl-C leaves the command (exit code 130); the operation goes on."
+    )]
+    Drain {
+        #[command(flatten)]
+        node: NodeArgument,
+        /// For how many seconds refused evictions are tried again; by default as long as the controller says.
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+        timeout: Option<u32>,
+        /// Start it and return at once.
+        #[arg(long)]
+        detach: bool,
+    },
+}
+
+/// A node by name.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgument {
+    /// The name of the node, or of its host.
+    #[arg(value_name = "NODE")]
+    pub(crate) name: String,
+    /// Its cluster; needed where several have such a node.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
 }
 
 /// `canasta operation …`

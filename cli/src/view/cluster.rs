@@ -23,7 +23,16 @@ struct Cluster {
     adopted: bool,
     created_at: Option<Timestamp>,
     api: Api,
+    debts: Vec<Debt>,
     nodes: Vec<Node>,
+}
+
+/// What is done once the API answers again.
+#[derive(Debug, Serialize)]
+struct Debt {
+    what: String,
+    since: Option<Timestamp>,
+    last_error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -35,15 +44,20 @@ struct Api {
 }
 
 #[derive(Debug, Serialize)]
-struct Node {
-    name: String,
-    host: Option<String>,
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) host: Option<String>,
     role: String,
     ready: Option<bool>,
     ready_reason: String,
     ready_message: String,
     kubelet_version: Option<String>,
     internal_ip: Option<String>,
+    /// Null when the API could not be asked.
+    cordoned: Option<bool>,
+    cordoned_by: Option<String>,
+    orphaned: bool,
+    pub(super) disagreement: Option<String>,
     api: Origin,
     agent: AgentView,
 }
@@ -71,6 +85,10 @@ impl From<pb::ClusterNode> for Node {
                 origin: Origin::new(node.agent_source, node.agent_observed_at, node.agent_error),
                 k3s: node.agent_view.map(Into::into),
             },
+            cordoned: (node.cordoned || node.ready.is_some()).then_some(node.cordoned),
+            cordoned_by: known(node.cordoned_by),
+            orphaned: node.orphaned,
+            disagreement: known(node.disagreement),
             name: node.name,
             host: known(node.host),
             role: node.role,
@@ -98,13 +116,52 @@ impl From<pb::Cluster> for Cluster {
                 version: known(api.version),
                 origin: Origin::new(api.source, api.observed_at, api.error),
             },
+            debts: cluster.debts.into_iter().map(Into::into).collect(),
             nodes: cluster.nodes.into_iter().map(Into::into).collect(),
         }
     }
 }
 
+impl From<pb::Debt> for Debt {
+    fn from(debt: pb::Debt) -> Self {
+        Self {
+            what: debt.what,
+            since: time(debt.since),
+            last_error: known(debt.last_error),
+        }
+    }
+}
+
+impl Debt {
+    fn text(&self) -> String {
+        let tried = self.last_error.as_ref();
+        let tried = tried.map_or_else(String::new, |error| format!("; the last try: {error}"));
+        format!(
+            "still to be done once the API answers, since {}: {}{tried}",
+            age(self.since),
+            self.what
+        )
+    }
+}
+
 impl Node {
-    fn ready_word(&self) -> &'static str {
+    /// `worker`, or `worker, orphaned`.
+    pub(super) fn role_words(&self) -> String {
+        let orphaned = if self.orphaned { ", orphaned" } else { "" };
+        format!("{}{orphaned}", self.role)
+    }
+
+    /// Who keeps pods from it; `-` for nobody.
+    pub(super) fn cordoned_words(&self) -> String {
+        match (self.cordoned, &self.cordoned_by) {
+            (Some(true), Some(by)) => by.clone(),
+            (Some(true), None) => "someone outside this fleet".to_owned(),
+            (Some(false), _) => "-".to_owned(),
+            (None, _) => "unknown".to_owned(),
+        }
+    }
+
+    pub(super) fn ready_word(&self) -> &'static str {
         match self.ready {
             Some(true) => "yes",
             Some(false) => "NO",
@@ -141,7 +198,7 @@ impl ClusterList {
                     cluster.name.clone(),
                     node.name.clone(),
                     node.host.clone().unwrap_or_else(|| "-".to_owned()),
-                    node.role.clone(),
+                    node.role_words(),
                     node.ready_word().to_owned(),
                     node.kubelet_version
                         .clone()
@@ -215,7 +272,27 @@ impl Cluster {
                 self.name, self.api.origin.error
             ));
         }
+        for debt in &self.debts {
+            text.push_str(&format!("\n{}: {}\n", self.name, debt.text()));
+        }
         for node in &self.nodes {
+            if let Some(disagreement) = &node.disagreement {
+                text.push_str(&format!("\n{}: {disagreement}\n", node.name));
+            }
+            if node.orphaned {
+                text.push_str(&format!(
+                    "\n{0}: its control plane was uninstalled; `canasta uninstall k8s --host {1}` takes k3s off it\n",
+                    node.name,
+                    node.host.as_deref().unwrap_or(&node.name)
+                ));
+            }
+            if node.cordoned == Some(true) {
+                text.push_str(&format!(
+                    "\n{}: takes no new pods, cordoned by {}\n",
+                    node.name,
+                    node.cordoned_words()
+                ));
+            }
             if node.ready == Some(false) {
                 text.push_str(&format!(
                     "\n{}: {}: {}\n",
@@ -230,5 +307,101 @@ impl Cluster {
             }
         }
         text
+    }
+}
+
+/// `canasta cluster forget`.
+#[derive(Debug, Serialize)]
+pub(crate) struct ClusterForgotten {
+    name: String,
+    forgotten: bool,
+    hosts: Vec<String>,
+}
+
+impl ClusterForgotten {
+    pub(crate) fn new(name: String, hosts: Vec<String>) -> Self {
+        Self {
+            name,
+            forgotten: true,
+            hosts,
+        }
+    }
+
+    pub(crate) fn sentence(&self) -> String {
+        let hosts = if self.hosts.is_empty() {
+            String::new()
+        } else {
+            format!(" (its hosts: {})", self.hosts.join(", "))
+        };
+        format!(
+            "cluster '{}' is forgotten{hosts}; nothing was changed on any host",
+            self.name
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use canasta_proto::pb;
+
+    use super::{ClusterForgotten, ClusterList};
+
+    fn cluster() -> pb::Cluster {
+        pb::Cluster {
+            name: "wiki".to_owned(),
+            nodes: vec![pb::ClusterNode {
+                name: "w1.example".to_owned(),
+                host: "w1".to_owned(),
+                role: "worker".to_owned(),
+                ready: Some(true),
+                cordoned: true,
+                cordoned_by: "user anna".to_owned(),
+                orphaned: true,
+                disagreement: "the API says Ready, and its agent can't be asked: away".to_owned(),
+                ..pb::ClusterNode::default()
+            }],
+            debts: vec![pb::Debt {
+                what: "delete node w2 and its password secret".to_owned(),
+                last_error: "connection refused".to_owned(),
+                since: None,
+            }],
+            ..pb::Cluster::default()
+        }
+    }
+
+    #[test]
+    fn a_cluster_shows_what_is_owed_and_what_is_odd() {
+        let text = ClusterList::new(vec![cluster()]).text();
+        for words in [
+            "worker, orphaned",
+            "cordoned by user anna",
+            "its agent can't be asked: away",
+            "canasta uninstall k8s --host w1",
+            "delete node w2 and its password secret; the last try: connection refused",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    }
+
+    #[test]
+    fn programs_read_null_where_nobody_knows() {
+        let mut known = cluster();
+        let node = &mut known.nodes[0];
+        (node.ready, node.cordoned) = (None, false);
+        node.disagreement = String::new();
+        let list = serde_json::to_value(ClusterList::new(vec![known])).expect("plain data");
+        let node = &list["clusters"][0]["nodes"][0];
+        assert!(node["cordoned"].is_null() && node["disagreement"].is_null());
+        assert_eq!(
+            list["clusters"][0]["debts"][0]["last_error"],
+            "connection refused"
+        );
+    }
+
+    #[test]
+    fn forgetting_names_the_hosts() {
+        let hosts = vec!["cp1".to_owned(), "w1".to_owned()];
+        let sentence = ClusterForgotten::new("wiki".to_owned(), hosts).sentence();
+        assert!(sentence.contains("'wiki' is forgotten (its hosts: cp1, w1)"));
     }
 }
