@@ -7,8 +7,8 @@ pub(crate) use fleet::{
     ArtefactCommand, ContextCommand, HostAdd, HostCommand, UserCommand, UserRole,
 };
 pub(crate) use work::{
-    ClusterCommand, InstallArguments, NodeArgument, NodeCommand, OperationCommand,
-    UninstallArguments,
+    ClusterCommand, InstallArguments, KubeconfigArguments, KubeconfigCommand, NodeArgument,
+    NodeCommand, OperationCommand, UninstallArguments,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -83,6 +83,12 @@ pub(crate) enum Command {
     /// List nodes, and keep pods from them.
     #[command(subcommand, after_help = "Example: canasta node drain w1")]
     Node(NodeCommand),
+    /// Get what kubectl needs to reach a cluster.
+    #[command(
+        subcommand,
+        after_help = "Example: canasta kubeconfig merge --cluster cp1"
+    )]
+    Kubeconfig(KubeconfigCommand),
     /// Show, follow and cancel operations.
     #[command(subcommand, after_help = "Example: canasta operation list")]
     Operation(OperationCommand),

@@ -1,5 +1,7 @@
 //! Commands about what runs on the hosts: install, clusters, operations.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 /// `canasta install …`
@@ -113,6 +115,34 @@ pub(crate) enum NodeCommand {
         #[arg(long)]
         detach: bool,
     },
+}
+
+/// `canasta kubeconfig …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum KubeconfigCommand {
+    /// Print a kubeconfig of one cluster; it holds an administrator's key.
+    #[command(after_help = "Example: canasta kubeconfig get --cluster cp1")]
+    Get(KubeconfigArguments),
+    /// Put a cluster into your kubeconfig; the other entries stay as they are.
+    #[command(after_help = "Example: canasta kubeconfig merge --cluster cp1 --server 203.0.113.7")]
+    Merge {
+        #[command(flatten)]
+        of: KubeconfigArguments,
+        /// The file; by default the first of $KUBECONFIG, or ~/.kube/config.
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
+    },
+}
+
+/// Which cluster's API, and where.
+#[derive(Debug, Args)]
+pub(crate) struct KubeconfigArguments {
+    /// The cluster.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: String,
+    /// The address or name to reach its API at; by default the first of its own that answers from here.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) server: Option<String>,
 }
 
 /// A node by name.
