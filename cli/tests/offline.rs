@@ -120,6 +120,23 @@ fn uninstalls_of_anything_but_k8s_are_refused_with_the_right_form() {
 }
 
 #[test]
+fn only_k3s_is_imported_with_a_version() {
+    for (words, form) in [
+        (
+            &["agent", "./a.deb", "--version", "1"][..],
+            "import agent FILE",
+        ),
+        (&["k3s", "./k3s"], "import k3s FILE --version V"),
+    ] {
+        let ran = anywhere(&[&["artefact", "import"], words].concat());
+        assert_eq!(ran.code, 2, "{}", ran.err);
+        assert!(ran.err.contains(form), "{}", ran.err);
+    }
+    let ran = anywhere(&["artefact", "import", "agent", "./a.deb"]);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+}
+
+#[test]
 fn the_old_systems_ssh_flag_says_what_to_do_instead() {
     let ran = anywhere(&["host", "add", "--name", "w3", "--ssh", "root@w3"]);
     assert_eq!(ran.code, 2);
