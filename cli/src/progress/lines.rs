@@ -149,3 +149,45 @@ impl Show for Lines {
 pub(super) fn seconds(milliseconds: u64) -> f64 {
     milliseconds as f64 / 1000.0
 }
+
+#[cfg(test)]
+mod tests {
+    use canasta_proto::pb;
+
+    use super::Lines;
+
+    #[test]
+    fn the_host_of_a_line_is_told_once() {
+        let step = |id: &str, host: &str| pb::Step {
+            id: id.to_owned(),
+            title: "write the token".to_owned(),
+            host: host.to_owned(),
+            ..pb::Step::default()
+        };
+        let planned = pb::OperationPlanned {
+            title: String::new(),
+            steps: vec![step("a", "w1"), step("b", "cp1"), step("c", "")],
+        };
+        let titles = |mut lines: Lines| {
+            lines.steps.plan(&planned);
+            let title = |id| format!("{}{}", lines.prefix, lines.steps.title(id));
+            ["a", "b", "c"].map(title)
+        };
+        assert_eq!(
+            titles(Lines::of_host("w1")),
+            [
+                "w1: write the token",
+                "w1: cp1: write the token",
+                "w1: write the token"
+            ]
+        );
+        assert_eq!(
+            titles(Lines::default()),
+            [
+                "w1: write the token",
+                "cp1: write the token",
+                "write the token"
+            ]
+        );
+    }
+}

@@ -299,7 +299,9 @@ impl Cluster {
                     node.name, node.ready_reason, node.ready_message
                 ));
             }
-            if !node.agent.origin.error.is_empty() {
+            // A disagreement names it already where it is the reason.
+            let told = node.disagreement.as_deref().unwrap_or_default();
+            if !node.agent.origin.error.is_empty() && !told.contains(&node.agent.origin.error) {
                 text.push_str(&format!(
                     "\n{}: the agent could not be asked: {}\n",
                     node.name, node.agent.origin.error
@@ -358,6 +360,7 @@ mod tests {
                 cordoned_by: "user anna".to_owned(),
                 orphaned: true,
                 disagreement: "the API says Ready, and its agent can't be asked: away".to_owned(),
+                agent_error: "away".to_owned(),
                 ..pb::ClusterNode::default()
             }],
             debts: vec![pb::Debt {
@@ -381,6 +384,7 @@ mod tests {
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }
+        assert_eq!(text.matches("asked: away").count(), 1, "{text}");
     }
 
     #[test]
