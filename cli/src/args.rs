@@ -6,7 +6,10 @@ mod work;
 pub(crate) use fleet::{
     ArtefactCommand, ContextCommand, HostAdd, HostCommand, UserCommand, UserRole,
 };
-pub(crate) use work::{ClusterCommand, InstallArguments, OperationCommand};
+pub(crate) use work::{
+    ClusterCommand, InstallArguments, KubeconfigArguments, KubeconfigCommand, NodeArgument,
+    NodeCommand, OperationCommand, UninstallArguments,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -61,15 +64,31 @@ pub(crate) enum Command {
     /// Add, show and remove hosts.
     #[command(subcommand, after_help = "Example: canasta host add --name cp1")]
     Host(HostCommand),
-    /// Install Kubernetes on a host.
+    /// Install Kubernetes: a control plane on a host, or workers that join one.
     #[command(
-        after_help = "Examples:\n  canasta install k8s-cp --host cp1\n  canasta install k8s-cp --host cp1 --public-ip 203.0.113.7 --dry-run\n\n\
+        after_help = "Examples:\n  canasta install k8s-cp --host cp1\n  canasta install k8s-cp --host cp1 --public-ip 203.0.113.7 --dry-run\n  \
+                      canasta install k8s-worker --host w1 --host w2 --cp-host cp1\n\n\
                       Ctrl-C leaves the command (exit code 130); the operation goes on, and `canasta operation watch ID` shows it again."
     )]
     Install(InstallArguments),
-    /// Show clusters and their nodes.
+    /// Uninstall Kubernetes from a host, after showing what would be lost.
+    #[command(
+        after_help = "Examples:\n  canasta uninstall k8s --host w1 --dry-run\n  canasta uninstall k8s --host w1\n\n\
+                      Ctrl-C leaves the command (exit code 130); the operation goes on, and `canasta operation watch ID` shows it again."
+    )]
+    Uninstall(UninstallArguments),
+    /// Show clusters and their nodes, and forget clusters that are gone.
     #[command(subcommand, after_help = "Example: canasta cluster list")]
     Cluster(ClusterCommand),
+    /// List nodes, and keep pods from them.
+    #[command(subcommand, after_help = "Example: canasta node drain w1")]
+    Node(NodeCommand),
+    /// Get what kubectl needs to reach a cluster.
+    #[command(
+        subcommand,
+        after_help = "Example: canasta kubeconfig merge --cluster cp1"
+    )]
+    Kubeconfig(KubeconfigCommand),
     /// Show, follow and cancel operations.
     #[command(subcommand, after_help = "Example: canasta operation list")]
     Operation(OperationCommand),

@@ -6,7 +6,11 @@ mod context;
 mod docs;
 mod host;
 mod install;
+mod join;
+mod kubeconfig;
+mod node;
 mod operation;
+mod uninstall;
 mod user;
 
 use canasta_proto::pb::WhoAmIRequest;
@@ -25,7 +29,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<End, Error> {
     match arguments.command {
         Command::Host(command) => host::run(global, command).await?,
         Command::Install(arguments) => return install::run(global, arguments).await,
+        Command::Uninstall(arguments) => return uninstall::run(global, arguments).await,
         Command::Cluster(command) => cluster::run(global, command).await?,
+        Command::Node(command) => return node::run(global, command).await,
+        Command::Kubeconfig(command) => kubeconfig::run(global, command).await?,
         Command::Operation(command) => return operation::run(global, command).await,
         Command::Artefact(command) => artefact::run(global, command).await?,
         Command::User(command) => user::run(global, command).await?,
@@ -80,6 +87,21 @@ async fn version(global: &Global) -> Result<(), Error> {
         ])
     })?;
     answer.map(drop)
+}
+
+/// What `--detach` prints.
+#[derive(Serialize)]
+struct Started {
+    operation_id: String,
+}
+
+impl Started {
+    fn print(global: &Global, operation_id: String) -> Result<End, Error> {
+        output::print(global.output, &Self { operation_id }, |started| {
+            format!("{}\n", started.operation_id)
+        })?;
+        Ok(End::Done)
+    }
 }
 
 /// Whether people read along.

@@ -17,6 +17,8 @@ pub(crate) enum End {
     Done,
     /// A plan was shown, and something stands in its way.
     Blocked,
+    /// Of several things some were refused or failed, and each has been told.
+    SomeFailed,
     /// Ctrl-C: the command was left, and the operation goes on.
     Detached,
 }
@@ -26,7 +28,7 @@ impl End {
     pub(crate) fn exit_code(self) -> ExitCode {
         ExitCode::from(match self {
             Self::Done => 0,
-            Self::Blocked => 1,
+            Self::Blocked | Self::SomeFailed => 1,
             // What a shell gives for a program that Ctrl-C ended: nobody takes it for the end of the operation.
             Self::Detached => 130,
         })
@@ -112,6 +114,21 @@ impl Error {
             hint: hint.into(),
             source: None,
         }
+    }
+
+    /// The same error with the host in front, where there are several.
+    pub(crate) fn on_host(mut self, host: &str) -> Self {
+        let told = match &mut self {
+            Self::Usage { message, .. }
+            | Self::Unreachable { message, .. }
+            | Self::NotAllowed { message, .. }
+            | Self::Local { message, .. } => message,
+            Self::Refused(fault) => &mut fault.message,
+            Self::Failed(report) => &mut report.message,
+            Self::File { .. } | Self::Runtime(_) | Self::Output(_) => return self,
+        };
+        *told = format!("{host}: {told}");
+        self
     }
 
     /// The exit code.

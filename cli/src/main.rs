@@ -8,6 +8,7 @@ mod connect;
 mod contexts;
 mod error;
 mod install_forms;
+mod kubeconfig;
 mod output;
 mod paths;
 mod progress;

@@ -1,5 +1,5 @@
 //! Follows an operation to its end, over every broken connection: live lines on a terminal, plain lines elsewhere, JSON lines
-//! or YAML documents for programs. `install` and `operation watch` call it.
+//! or YAML documents for programs. What starts operations calls it, and `operation watch`.
 
 mod bars;
 mod lines;
@@ -10,12 +10,13 @@ use std::time::Duration;
 use canasta_proto::pb::operation_event::Event;
 use canasta_proto::pb::operation_service_client::OperationServiceClient;
 use canasta_proto::pb::{OperationEnded, OperationEvent, OperationState, WatchOperationRequest};
+use futures_util::future::join_all;
 use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::args::{Format, Global};
 use crate::connect::connect;
-use crate::error::{End, Error};
+use crate::error::{self, End, Error};
 use crate::output;
 use crate::view::operation::EventLine;
 
@@ -51,6 +52,61 @@ pub(crate) async fn follow(global: &Global, channel: Channel, id: String) -> Res
     };
     drop(show);
     verdict(&id, ended)
+}
+
+/// An operation among several, and the host that it is about.
+#[derive(Debug, Clone)]
+pub(crate) struct OfHost {
+    /// The host.
+    pub(crate) host: String,
+    /// The operation.
+    pub(crate) operation_id: String,
+}
+
+/// Follows operations at the same time until all have ended, or until Ctrl-C, which leaves them running. How each ended is
+/// told once all have, in their order.
+///
+/// # Errors
+/// When the output can't be written.
+pub(crate) async fn follow_all(
+    global: &Global,
+    channel: &Channel,
+    operations: &[OfHost],
+) -> Result<End, Error> {
+    let watches = operations.iter().map(|operation| async {
+        let OfHost { host, operation_id } = operation;
+        let mut show: Box<dyn Show> = match global.output {
+            Format::Table => Box::new(lines::Lines::of_host(host)),
+            format => Box::new(Events(format)),
+        };
+        let ended = watch(global, channel.clone(), operation_id, show.as_mut()).await?;
+        let end = verdict(operation_id, ended)?;
+        if global.output == Format::Table {
+            show.note("done");
+        }
+        Ok(end)
+    });
+    let ended: Vec<Result<End, Error>> = tokio::select! {
+        ended = join_all(watches) => ended,
+        _ = tokio::signal::ctrl_c() => {
+            for OfHost { host, operation_id } in operations {
+                output::note(&format!("{host}: the operation goes on; watch it with `canasta operation watch {operation_id}`"));
+            }
+            return Ok(End::Detached);
+        }
+    };
+    let mut all = End::Done;
+    for (operation, ended) in operations.iter().zip(ended) {
+        match ended {
+            Ok(_) => {}
+            Err(error @ Error::Output(_)) => return Err(error),
+            Err(error) => {
+                error::print(&error.on_host(&operation.host));
+                all = End::SomeFailed;
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// How the operation is shown: by the format, and by what standard error is.

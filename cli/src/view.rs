@@ -2,8 +2,11 @@
 
 pub(crate) mod cluster;
 pub(crate) mod host;
+pub(crate) mod node;
 pub(crate) mod operation;
 pub(crate) mod people;
+pub(crate) mod plan;
+pub(crate) mod uninstall;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;

@@ -97,6 +97,46 @@ fn misspelt_installs_are_refused_with_the_right_form() {
 }
 
 #[test]
+fn a_worker_needs_its_control_plane_named() {
+    let ran = anywhere(&["install", "k8s-worker", "--host", "w1", "--host", "w2"]);
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    let form = "canasta install k8s-worker --host w1 --host w2 --cp-host";
+    assert!(ran.err.contains(form), "{}", ran.err);
+    let ran = anywhere(&["install", "k8s-worker", "-H", "w1", "--cp-host", "cp1"]);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+}
+
+#[test]
+fn uninstalls_of_anything_but_k8s_are_refused_with_the_right_form() {
+    for package in ["k8s-worker", "k8s-cp", "docker"] {
+        let ran = anywhere(&["uninstall", package, "--host", "w1"]);
+        assert_eq!(ran.code, 2, "{}", ran.err);
+        let form = "canasta uninstall k8s --host w1";
+        assert!(ran.err.contains(form), "{}", ran.err);
+    }
+    let ran = anywhere(&["uninstall", "k8s", "--host", "w1", "--cp-host", "cp1"]);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    assert!(ran.err.contains("--cp-host is not needed"), "{}", ran.err);
+}
+
+#[test]
+fn only_k3s_is_imported_with_a_version() {
+    for (words, form) in [
+        (
+            &["agent", "./a.deb", "--version", "1"][..],
+            "import agent FILE",
+        ),
+        (&["k3s", "./k3s"], "import k3s FILE --version V"),
+    ] {
+        let ran = anywhere(&[&["artefact", "import"], words].concat());
+        assert_eq!(ran.code, 2, "{}", ran.err);
+        assert!(ran.err.contains(form), "{}", ran.err);
+    }
+    let ran = anywhere(&["artefact", "import", "agent", "./a.deb"]);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+}
+
+#[test]
 fn the_old_systems_ssh_flag_says_what_to_do_instead() {
     let ran = anywhere(&["host", "add", "--name", "w3", "--ssh", "root@w3"]);
     assert_eq!(ran.code, 2);
@@ -183,6 +223,7 @@ fn the_help_tells_what_ctrl_c_gives() {
     for words in [
         &["--help"][..],
         &["install", "--help"],
+        &["uninstall", "--help"],
         &["operation", "watch", "--help"],
     ] {
         let help = anywhere(words).out;

@@ -69,17 +69,19 @@ pub(crate) enum ArtefactCommand {
     /// List what the controller keeps.
     #[command(after_help = "Example: canasta artefact list")]
     List,
-    /// Give the controller a release as a file, where it has no way to the internet.
-    #[command(after_help = "Example: canasta artefact import k3s ./k3s --version v1.34.8+k3s1")]
+    /// Give the controller a file: a release of k3s, or a package of the agent.
+    #[command(
+        after_help = "Examples:\n  canasta artefact import k3s ./k3s --version v1.34.8+k3s1\n  canasta artefact import agent ./canasta-agent_0.1.0-1_arm64.deb"
+    )]
     Import {
         /// What it is.
-        #[arg(value_parser = ["k3s"])]
+        #[arg(value_parser = ["k3s", "agent"])]
         name: String,
         /// The file.
         file: PathBuf,
-        /// Its version.
+        /// The version of k3s; a package of the agent says its own.
         #[arg(long, value_name = "V")]
-        version: String,
+        version: Option<String>,
     },
 }
 

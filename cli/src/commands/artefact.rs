@@ -23,6 +23,9 @@ use crate::view::size;
 const CHUNK: usize = 256 * 1024;
 
 pub(super) async fn run(global: &Global, command: ArtefactCommand) -> Result<(), Error> {
+    if let ArtefactCommand::Import { name, version, .. } = &command {
+        check_version(name, version.as_deref())?;
+    }
     let mut client = ArtefactServiceClient::new(connect(global).await?);
     match command {
         ArtefactCommand::List => {
@@ -42,7 +45,7 @@ pub(super) async fn run(global: &Global, command: ArtefactCommand) -> Result<(),
             file,
             version,
         } => {
-            let header = read_header(&file, name, version).await?;
+            let header = read_header(&file, name, version.unwrap_or_default()).await?;
             let (sender, receiver) = mpsc::channel(4);
             let reader = tokio::task::spawn_blocking(move || send_file(&file, header, &sender));
             let answer = client.import_artefact(ReceiverStream::new(receiver)).await;
@@ -68,6 +71,21 @@ pub(super) async fn run(global: &Global, command: ArtefactCommand) -> Result<(),
                 ArtefactList::table,
             )
         }
+    }
+}
+
+/// A release of k3s has no version that can be read from the file, and a package of the agent has.
+fn check_version(name: &str, version: Option<&str>) -> Result<(), Error> {
+    match (name, version) {
+        ("agent", Some(_)) => Err(Error::usage(
+            "a package of the agent says its own version",
+            "leave --version out: `canasta artefact import agent FILE`",
+        )),
+        ("k3s", None) => Err(Error::usage(
+            "the version of k3s was not said",
+            "run `canasta artefact import k3s FILE --version V`, for example --version v1.34.8+k3s1",
+        )),
+        _ => Ok(()),
     }
 }
 

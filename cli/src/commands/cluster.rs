@@ -1,13 +1,13 @@
 //! `canasta cluster …`
 
 use canasta_proto::pb::cluster_service_client::ClusterServiceClient;
-use canasta_proto::pb::{GetClusterRequest, ListClustersRequest};
+use canasta_proto::pb::{ForgetClusterRequest, GetClusterRequest, ListClustersRequest};
 
 use crate::args::{ClusterCommand, Global};
 use crate::connect::connect;
 use crate::error::Error;
 use crate::output;
-use crate::view::cluster::ClusterList;
+use crate::view::cluster::{ClusterForgotten, ClusterList};
 
 pub(super) async fn run(global: &Global, command: ClusterCommand) -> Result<(), Error> {
     let mut client = ClusterServiceClient::new(connect(global).await?);
@@ -31,6 +31,12 @@ pub(super) async fn run(global: &Global, command: ClusterCommand) -> Result<(), 
                 .into_inner();
             let list = ClusterList::new(answer.cluster.into_iter().collect());
             output::print(global.output, &list, ClusterList::text)
+        }
+        ClusterCommand::Forget { name } => {
+            let request = ForgetClusterRequest { name: name.clone() };
+            let hosts = client.forget_cluster(request).await?.into_inner().hosts;
+            let forgotten = ClusterForgotten::new(name, hosts);
+            output::confirm(global.output, &forgotten, &forgotten.sentence())
         }
     }
 }

@@ -1,27 +1,26 @@
-//! `canasta install k8s-cp`.
+//! `canasta install k8s-cp`; workers in [`super::join`].
 
 use canasta_proto::pb::cluster_service_client::ClusterServiceClient;
 use canasta_proto::pb::{AdoptControlPlaneRequest, InstallControlPlaneRequest, InstallPlan};
-use serde::Serialize;
 
-use super::for_people;
+use super::{Started, for_people, join};
 use crate::args::{Global, InstallArguments};
 use crate::connect::connect;
 use crate::error::{End, Error};
 use crate::install_forms::{self, Package};
-use crate::view::cluster::Plan;
+use crate::view::plan::Plan;
 use crate::{output, progress};
-
-/// What `--detach` prints.
-#[derive(Serialize)]
-struct Started {
-    operation_id: String,
-}
 
 pub(super) async fn run(global: &Global, arguments: InstallArguments) -> Result<End, Error> {
     let asked_host = arguments.hosts.first().cloned();
-    let Package::ControlPlane =
-        install_forms::package(&arguments.packages, asked_host.as_deref().unwrap_or("HOST"))?;
+    let asked_host = asked_host.as_deref().unwrap_or("HOST");
+    match install_forms::package(&arguments.packages, asked_host)? {
+        Package::ControlPlane => control_plane(global, arguments).await,
+        Package::Worker => join::run(global, arguments).await,
+    }
+}
+
+async fn control_plane(global: &Global, arguments: InstallArguments) -> Result<End, Error> {
     if arguments.hosts.len() > 1 {
         return Err(Error::usage(
             "a control plane is installed on one host",
@@ -31,7 +30,13 @@ pub(super) async fn run(global: &Global, arguments: InstallArguments) -> Result<
     if arguments.cp_host.is_some() {
         return Err(Error::usage(
             "--cp-host is for workers, and this is a control plane",
-            "leave --cp-host out",
+            "leave --cp-host out; a worker is installed with `canasta install k8s-worker --host HOST --cp-host CP_HOST`",
+        ));
+    }
+    if !arguments.ignore_findings.is_empty() {
+        return Err(Error::usage(
+            "--ignore-findings is for workers, and this is a control plane",
+            "leave --ignore-findings out, and mend what is found",
         ));
     }
     let dry_run = arguments.dry_run;
@@ -67,10 +72,7 @@ pub(super) async fn run(global: &Global, arguments: InstallArguments) -> Result<
         }
     }
     if detach {
-        output::print(global.output, &Started { operation_id }, |started| {
-            format!("{}\n", started.operation_id)
-        })?;
-        return Ok(End::Done);
+        return Started::print(global, operation_id);
     }
     progress::follow(global, channel, operation_id).await
 }

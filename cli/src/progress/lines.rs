@@ -1,4 +1,5 @@
 //! An operation as plain lines, for logs and pipes: a line when a step begins, one when it ends, and what it tries again.
+//! Where several are followed at the same time, each line begins with the host that the operation is about.
 
 use std::collections::HashMap;
 
@@ -15,12 +16,33 @@ use crate::view::{span, time};
 /// What is known of the steps so far.
 #[derive(Default)]
 pub(super) struct Lines {
+    /// `w1: `; empty where one operation is followed alone.
+    prefix: String,
     steps: Steps,
+}
+
+impl Lines {
+    /// Lines of one operation among several.
+    pub(super) fn of_host(host: &str) -> Self {
+        Self {
+            prefix: format!("{host}: "),
+            steps: Steps {
+                told_host: host.to_owned(),
+                ..Steps::default()
+            },
+        }
+    }
+
+    fn print(&self, text: &str) {
+        output::note(&format!("{}{text}", self.prefix));
+    }
 }
 
 /// Titles and times of the steps; both renderers need them.
 #[derive(Default)]
 pub(super) struct Steps {
+    /// The host that is told anyway and needs no place in a title.
+    told_host: String,
     titles: HashMap<String, String>,
     started: HashMap<String, Timestamp>,
 }
@@ -29,7 +51,7 @@ impl Steps {
     /// Takes the plan.
     pub(super) fn plan(&mut self, planned: &OperationPlanned) {
         for step in &planned.steps {
-            let title = if step.host.is_empty() {
+            let title = if step.host.is_empty() || step.host == self.told_host {
                 step.title.clone()
             } else {
                 format!("{}: {}", step.host, step.title)
@@ -78,7 +100,7 @@ impl Show for Lines {
         match &event.event {
             Some(Event::Planned(planned)) => {
                 self.steps.plan(planned);
-                output::note(&format!(
+                self.print(&format!(
                     "operation {}: {}",
                     event.operation_id, planned.title
                 ));
@@ -90,27 +112,27 @@ impl Show for Lines {
                 } else {
                     String::new()
                 };
-                output::note(&format!("{title} …{again}"));
+                self.print(&format!("{title} …{again}"));
             }
             Some(Event::Retrying(retrying)) => {
                 let why = retrying
                     .error
                     .as_ref()
                     .map_or("", |error| error.message.as_str());
-                output::note(&format!(
+                self.print(&format!(
                     "{title}: {why}; trying again in {:.1} s",
                     seconds(retrying.delay_ms)
                 ));
             }
             Some(Event::Finished(finished)) => {
                 let took = self.steps.took(event);
-                output::note(&format!(
+                self.print(&format!(
                     "{title}: {}{took}",
                     ending(finished.outcome(), &finished.detail)
                 ));
             }
             Some(Event::Failed(_)) => {
-                output::note(&format!("{title}: FAILED{}", self.steps.took(event)));
+                self.print(&format!("{title}: FAILED{}", self.steps.took(event)));
             }
             Some(Event::Progress(_) | Event::Ended(_)) | None => {}
         }
@@ -118,7 +140,7 @@ impl Show for Lines {
     }
 
     fn note(&mut self, text: &str) {
-        output::note(text);
+        self.print(text);
     }
 }
 
@@ -126,4 +148,46 @@ impl Show for Lines {
 #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
 pub(super) fn seconds(milliseconds: u64) -> f64 {
     milliseconds as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use canasta_proto::pb;
+
+    use super::Lines;
+
+    #[test]
+    fn the_host_of_a_line_is_told_once() {
+        let step = |id: &str, host: &str| pb::Step {
+            id: id.to_owned(),
+            title: "write the token".to_owned(),
+            host: host.to_owned(),
+            ..pb::Step::default()
+        };
+        let planned = pb::OperationPlanned {
+            title: String::new(),
+            steps: vec![step("a", "w1"), step("b", "cp1"), step("c", "")],
+        };
+        let titles = |mut lines: Lines| {
+            lines.steps.plan(&planned);
+            let title = |id| format!("{}{}", lines.prefix, lines.steps.title(id));
+            ["a", "b", "c"].map(title)
+        };
+        assert_eq!(
+            titles(Lines::of_host("w1")),
+            [
+                "w1: write the token",
+                "w1: cp1: write the token",
+                "w1: write the token"
+            ]
+        );
+        assert_eq!(
+            titles(Lines::default()),
+            [
+                "w1: write the token",
+                "cp1: write the token",
+                "write the token"
+            ]
+        );
+    }
 }

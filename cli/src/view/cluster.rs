@@ -1,11 +1,11 @@
-//! Clusters and plans as they are printed.
+//! Clusters as they are printed.
 
 use canasta_proto::pb;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::host::{K3s, known};
-use super::{Origin, age, time, word};
+use super::{Origin, age, time};
 use crate::output;
 
 /// `canasta cluster list`.
@@ -23,7 +23,16 @@ struct Cluster {
     adopted: bool,
     created_at: Option<Timestamp>,
     api: Api,
+    debts: Vec<Debt>,
     nodes: Vec<Node>,
+}
+
+/// What is done once the API answers again.
+#[derive(Debug, Serialize)]
+struct Debt {
+    what: String,
+    since: Option<Timestamp>,
+    last_error: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -35,15 +44,20 @@ struct Api {
 }
 
 #[derive(Debug, Serialize)]
-struct Node {
-    name: String,
-    host: Option<String>,
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) host: Option<String>,
     role: String,
     ready: Option<bool>,
     ready_reason: String,
     ready_message: String,
     kubelet_version: Option<String>,
     internal_ip: Option<String>,
+    /// Null when the API could not be asked.
+    cordoned: Option<bool>,
+    cordoned_by: Option<String>,
+    orphaned: bool,
+    pub(super) disagreement: Option<String>,
     api: Origin,
     agent: AgentView,
 }
@@ -71,6 +85,10 @@ impl From<pb::ClusterNode> for Node {
                 origin: Origin::new(node.agent_source, node.agent_observed_at, node.agent_error),
                 k3s: node.agent_view.map(Into::into),
             },
+            cordoned: (node.cordoned || node.ready.is_some()).then_some(node.cordoned),
+            cordoned_by: known(node.cordoned_by),
+            orphaned: node.orphaned,
+            disagreement: known(node.disagreement),
             name: node.name,
             host: known(node.host),
             role: node.role,
@@ -98,13 +116,52 @@ impl From<pb::Cluster> for Cluster {
                 version: known(api.version),
                 origin: Origin::new(api.source, api.observed_at, api.error),
             },
+            debts: cluster.debts.into_iter().map(Into::into).collect(),
             nodes: cluster.nodes.into_iter().map(Into::into).collect(),
         }
     }
 }
 
+impl From<pb::Debt> for Debt {
+    fn from(debt: pb::Debt) -> Self {
+        Self {
+            what: debt.what,
+            since: time(debt.since),
+            last_error: known(debt.last_error),
+        }
+    }
+}
+
+impl Debt {
+    fn text(&self) -> String {
+        let tried = self.last_error.as_ref();
+        let tried = tried.map_or_else(String::new, |error| format!("; the last try: {error}"));
+        format!(
+            "still to be done once the API answers, since {}: {}{tried}",
+            age(self.since),
+            self.what
+        )
+    }
+}
+
 impl Node {
-    fn ready_word(&self) -> &'static str {
+    /// `worker`, or `worker, orphaned`.
+    pub(super) fn role_words(&self) -> String {
+        let orphaned = if self.orphaned { ", orphaned" } else { "" };
+        format!("{}{orphaned}", self.role)
+    }
+
+    /// Who keeps pods from it; `-` for nobody.
+    pub(super) fn cordoned_words(&self) -> String {
+        match (self.cordoned, &self.cordoned_by) {
+            (Some(true), Some(by)) => by.clone(),
+            (Some(true), None) => "someone outside this fleet".to_owned(),
+            (Some(false), _) => "-".to_owned(),
+            (None, _) => "unknown".to_owned(),
+        }
+    }
+
+    pub(super) fn ready_word(&self) -> &'static str {
         match self.ready {
             Some(true) => "yes",
             Some(false) => "NO",
@@ -141,7 +198,7 @@ impl ClusterList {
                     cluster.name.clone(),
                     node.name.clone(),
                     node.host.clone().unwrap_or_else(|| "-".to_owned()),
-                    node.role.clone(),
+                    node.role_words(),
                     node.ready_word().to_owned(),
                     node.kubelet_version
                         .clone()
@@ -215,14 +272,36 @@ impl Cluster {
                 self.name, self.api.origin.error
             ));
         }
+        for debt in &self.debts {
+            text.push_str(&format!("\n{}: {}\n", self.name, debt.text()));
+        }
         for node in &self.nodes {
+            if let Some(disagreement) = &node.disagreement {
+                text.push_str(&format!("\n{}: {disagreement}\n", node.name));
+            }
+            if node.orphaned {
+                text.push_str(&format!(
+                    "\n{0}: its control plane was uninstalled; `canasta uninstall k8s --host {1}` takes k3s off it\n",
+                    node.name,
+                    node.host.as_deref().unwrap_or(&node.name)
+                ));
+            }
+            if node.cordoned == Some(true) {
+                text.push_str(&format!(
+                    "\n{}: takes no new pods, cordoned by {}\n",
+                    node.name,
+                    node.cordoned_words()
+                ));
+            }
             if node.ready == Some(false) {
                 text.push_str(&format!(
                     "\n{}: {}: {}\n",
                     node.name, node.ready_reason, node.ready_message
                 ));
             }
-            if !node.agent.origin.error.is_empty() {
+            // A disagreement names it already where it is the reason.
+            let told = node.disagreement.as_deref().unwrap_or_default();
+            if !node.agent.origin.error.is_empty() && !told.contains(&node.agent.origin.error) {
                 text.push_str(&format!(
                     "\n{}: the agent could not be asked: {}\n",
                     node.name, node.agent.origin.error
@@ -233,143 +312,100 @@ impl Cluster {
     }
 }
 
-/// The plan of an install: what `--dry-run` shows.
+/// `canasta cluster forget`.
 #[derive(Debug, Serialize)]
-pub(crate) struct Plan {
-    operation_id: Option<String>,
-    host: String,
-    cluster: String,
-    k3s_version: String,
-    current_version: Option<String>,
-    node_name: String,
-    node_ip: String,
-    node_ip_source: String,
-    tls_sans: Vec<String>,
-    findings: Vec<Finding>,
-    steps: Vec<PlannedStep>,
+pub(crate) struct ClusterForgotten {
+    name: String,
+    forgotten: bool,
+    hosts: Vec<String>,
 }
 
-/// A finding of a check.
-#[derive(Debug, Serialize)]
-pub(crate) struct Finding {
-    code: String,
-    severity: String,
-    subject: String,
-    message: String,
-    mend: String,
-}
-
-#[derive(Debug, Serialize)]
-struct PlannedStep {
-    id: String,
-    title: String,
-    host: String,
-    detail: String,
-}
-
-impl Plan {
-    pub(crate) fn new(operation_id: String, plan: pb::InstallPlan) -> Self {
+impl ClusterForgotten {
+    pub(crate) fn new(name: String, hosts: Vec<String>) -> Self {
         Self {
-            operation_id: known(operation_id),
-            host: plan.host,
-            cluster: plan.cluster,
-            k3s_version: plan.k3s_version,
-            current_version: known(plan.current_version),
-            node_name: plan.node_name,
-            node_ip: plan.node_ip,
-            node_ip_source: plan.node_ip_source,
-            tls_sans: plan.tls_sans,
-            findings: plan
-                .findings
-                .into_iter()
-                .map(|finding| Finding {
-                    severity: word(finding.severity().as_str_name(), "SEVERITY_"),
-                    code: finding.code,
-                    subject: finding.subject,
-                    message: finding.message,
-                    mend: finding.mend,
-                })
-                .collect(),
-            steps: plan
-                .steps
-                .into_iter()
-                .map(|step| PlannedStep {
-                    id: step.id,
-                    title: step.title,
-                    host: step.host,
-                    detail: step.detail,
-                })
-                .collect(),
+            name,
+            forgotten: true,
+            hosts,
         }
     }
 
-    /// Whether something stands in the way.
-    pub(crate) fn is_refused(&self) -> bool {
-        self.findings
-            .iter()
-            .any(|finding| finding.severity == "error")
+    pub(crate) fn sentence(&self) -> String {
+        let hosts = if self.hosts.is_empty() {
+            String::new()
+        } else {
+            format!(" (its hosts: {})", self.hosts.join(", "))
+        };
+        format!(
+            "cluster '{}' is forgotten{hosts}; nothing was changed on any host",
+            self.name
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use canasta_proto::pb;
+
+    use super::{ClusterForgotten, ClusterList};
+
+    fn cluster() -> pb::Cluster {
+        pb::Cluster {
+            name: "wiki".to_owned(),
+            nodes: vec![pb::ClusterNode {
+                name: "w1.example".to_owned(),
+                host: "w1".to_owned(),
+                role: "worker".to_owned(),
+                ready: Some(true),
+                cordoned: true,
+                cordoned_by: "user anna".to_owned(),
+                orphaned: true,
+                disagreement: "the API says Ready, and its agent can't be asked: away".to_owned(),
+                agent_error: "away".to_owned(),
+                ..pb::ClusterNode::default()
+            }],
+            debts: vec![pb::Debt {
+                what: "delete node w2 and its password secret".to_owned(),
+                last_error: "connection refused".to_owned(),
+                since: None,
+            }],
+            ..pb::Cluster::default()
+        }
     }
 
-    pub(crate) fn text(&self) -> String {
-        let mut text = output::facts([
-            ("host", self.host.clone()),
-            ("cluster", self.cluster.clone()),
-            (
-                "k3s",
-                match &self.current_version {
-                    Some(current) if self.k3s_version.is_empty() => format!("now {current}"),
-                    Some(current) if *current != self.k3s_version => {
-                        format!("{} (now {current})", self.k3s_version)
-                    }
-                    _ => self.k3s_version.clone(),
-                },
-            ),
-            ("node name", self.node_name.clone()),
-            (
-                "node address",
-                if self.node_ip.is_empty() {
-                    String::new()
-                } else {
-                    format!("{} ({})", self.node_ip, self.node_ip_source)
-                },
-            ),
-            ("in the certificate", self.tls_sans.join(", ")),
-        ]);
-        text.push_str(&self.findings_text());
-        if self.steps.is_empty() {
-            text.push_str(
-                "\nThere is no plan while this stands in the way. Nothing was changed.\n",
-            );
-            return text;
+    #[test]
+    fn a_cluster_shows_what_is_owed_and_what_is_odd() {
+        let text = ClusterList::new(vec![cluster()]).text();
+        for words in [
+            "worker, orphaned",
+            "cordoned by user anna",
+            "its agent can't be asked: away",
+            "canasta uninstall k8s --host w1",
+            "delete node w2 and its password secret; the last try: connection refused",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
         }
-        text.push_str("\nWhat would be done:\n");
-        let steps = self
-            .steps
-            .iter()
-            .map(|step| (step.title.as_str(), step.detail.clone()));
-        text.extend(
-            output::facts(steps)
-                .lines()
-                .map(|line| format!("  {line}\n")),
+        assert_eq!(text.matches("asked: away").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn programs_read_null_where_nobody_knows() {
+        let mut known = cluster();
+        let node = &mut known.nodes[0];
+        (node.ready, node.cordoned) = (None, false);
+        node.disagreement = String::new();
+        let list = serde_json::to_value(ClusterList::new(vec![known])).expect("plain data");
+        let node = &list["clusters"][0]["nodes"][0];
+        assert!(node["cordoned"].is_null() && node["disagreement"].is_null());
+        assert_eq!(
+            list["clusters"][0]["debts"][0]["last_error"],
+            "connection refused"
         );
-        text.push_str("\nNothing was changed.\n");
-        text
     }
 
-    /// The findings, each with its mend.
-    pub(crate) fn findings_text(&self) -> String {
-        self.findings
-            .iter()
-            .map(|finding| {
-                let Finding {
-                    code,
-                    severity,
-                    message,
-                    mend,
-                    ..
-                } = finding;
-                format!("\n{severity} {code}: {message}\n  mend: {mend}\n")
-            })
-            .collect()
+    #[test]
+    fn forgetting_names_the_hosts() {
+        let hosts = vec!["cp1".to_owned(), "w1".to_owned()];
+        let sentence = ClusterForgotten::new("wiki".to_owned(), hosts).sentence();
+        assert!(sentence.contains("'wiki' is forgotten (its hosts: cp1, w1)"));
     }
 }

@@ -1,0 +1,219 @@
+//! The plan of an uninstall as it is printed: what dies comes before what is done.
+
+use canasta_proto::pb;
+use serde::Serialize;
+
+use super::host::known;
+use super::plan::{Finding, PlannedStep, steps_text};
+use crate::output;
+
+/// What `canasta uninstall k8s` does.
+#[derive(Debug, Serialize)]
+pub(crate) struct Uninstall {
+    host: String,
+    cluster: Option<String>,
+    role: Option<String>,
+    node_name: Option<String>,
+    clean: bool,
+    findings: Vec<Finding>,
+    losses: Vec<String>,
+    orphans: Vec<String>,
+    steps: Vec<PlannedStep>,
+}
+
+impl Uninstall {
+    pub(crate) fn new(plan: pb::UninstallPlan) -> Self {
+        Self {
+            host: plan.host,
+            cluster: known(plan.cluster),
+            role: known(plan.role),
+            node_name: known(plan.node_name),
+            clean: plan.clean,
+            findings: plan.findings.into_iter().map(Into::into).collect(),
+            losses: plan.losses,
+            orphans: plan.orphans,
+            steps: plan.steps.into_iter().map(Into::into).collect(),
+        }
+    }
+
+    /// Whether nothing is to be done: nothing is on the host, and no cluster knows it.
+    pub(crate) fn is_done(&self) -> bool {
+        self.clean && self.steps.is_empty()
+    }
+
+    /// Whether a guard says no.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.findings.iter().any(Finding::is_error)
+    }
+
+    /// What is said of a host where nothing is to be done.
+    pub(crate) fn clean_words(&self) -> String {
+        format!(
+            "already clean: nothing of k3s is on '{}', and nothing was changed",
+            self.host
+        )
+    }
+
+    /// What is lost that an earlier plan did not name.
+    pub(crate) fn losses_besides<'a>(&'a self, earlier: &'a Self) -> impl Iterator<Item = &'a str> {
+        let new = self.losses.iter();
+        new.filter(|loss| !earlier.losses.contains(loss))
+            .map(String::as_str)
+    }
+
+    /// Why it is not done.
+    pub(crate) fn refusal(&self, force: bool) -> pb::ErrorReport {
+        let errors: Vec<&Finding> = self
+            .findings
+            .iter()
+            .filter(|finding| finding.is_error())
+            .collect();
+        let mut codes: Vec<&str> = errors.iter().map(|finding| finding.code()).collect();
+        codes.dedup();
+        let hint = if force {
+            "mend what is named, then run the command again; --force does not help here"
+        } else {
+            "save or move what is named, then run the command again; an admin destroys it with --force, and --force --dry-run \
+             shows what dies"
+        };
+        let lost = self.losses.iter();
+        let orphaned = self.orphans.iter();
+        let causes = errors
+            .iter()
+            .map(|finding| finding.line())
+            .chain(lost.map(|loss| format!("would be lost: {loss}")))
+            .chain(
+                orphaned.map(|worker| format!("would be left without a control plane: {worker}")),
+            );
+        pb::ErrorReport {
+            reason: "UNINSTALL_REFUSED".to_owned(),
+            message: format!(
+                "k3s is not uninstalled from host '{}': {}",
+                self.host,
+                codes.join(", ")
+            ),
+            causes: causes.collect(),
+            subject: format!("host {}", self.host),
+            hint: hint.to_owned(),
+            evidence: Vec::new(),
+        }
+    }
+
+    /// What `--dry-run` shows.
+    pub(crate) fn text(&self) -> String {
+        let mut text = self.warning();
+        if self.steps.is_empty() {
+            text.push_str("\nThere is no plan while this stands in the way.\n");
+        } else {
+            text.push_str(&steps_text(&self.steps));
+        }
+        text.push_str("\nNothing was changed.\n");
+        text
+    }
+
+    /// What must be known before: where it is done, what was found, and what dies.
+    pub(crate) fn warning(&self) -> String {
+        let of = |fact: &Option<String>| fact.clone().unwrap_or_default();
+        let mut text = output::facts([
+            ("host", self.host.clone()),
+            ("cluster", of(&self.cluster)),
+            ("role", of(&self.role)),
+            ("node name", of(&self.node_name)),
+        ]);
+        text.extend(self.findings.iter().map(Finding::text));
+        text.push_str(&listed("Lost for good", &self.losses));
+        text.push_str(&listed("Left without a control plane", &self.orphans));
+        text
+    }
+}
+
+/// A list with its length; nothing for an empty one.
+fn listed(title: &str, points: &[String]) -> String {
+    if points.is_empty() {
+        return String::new();
+    }
+    let lines = points.iter().map(|point| format!("  - {point}\n"));
+    std::iter::once(format!("\n{title} ({}):\n", points.len()))
+        .chain(lines)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use canasta_proto::pb;
+
+    use super::Uninstall;
+
+    fn plan(severity: pb::Severity) -> pb::UninstallPlan {
+        pb::UninstallPlan {
+            host: "cp1".to_owned(),
+            cluster: "wiki".to_owned(),
+            findings: vec![pb::Finding {
+                code: "VOLUME_PINNED".to_owned(),
+                severity: severity.into(),
+                message: "pvc-1 (wiki/db) has its data on this host and nowhere else".to_owned(),
+                subject: "pvc-1".to_owned(),
+                mend: "move it".to_owned(),
+            }],
+            losses: vec!["1 volume: pvc-1 (wiki/db)".to_owned()],
+            orphans: vec!["w1".to_owned(), "w2".to_owned()],
+            steps: vec![pb::PlannedStep {
+                title: "stop k3s".to_owned(),
+                ..pb::PlannedStep::default()
+            }],
+            ..pb::UninstallPlan::default()
+        }
+    }
+
+    #[test]
+    fn what_dies_is_told_in_numbers_and_names() {
+        let plan = Uninstall::new(plan(pb::Severity::Warning));
+        assert!(!plan.is_refused());
+        for text in [plan.warning(), plan.text()] {
+            for words in [
+                "Lost for good (1):\n  - 1 volume: pvc-1 (wiki/db)\n",
+                "Left without a control plane (2):\n  - w1\n  - w2\n",
+                "warning VOLUME_PINNED",
+            ] {
+                assert!(text.contains(words), "{words}: {text}");
+            }
+        }
+        assert!(plan.text().contains("stop k3s"));
+    }
+
+    #[test]
+    fn a_guards_no_is_told_with_all_points_and_what_force_does() {
+        let plan = Uninstall::new(plan(pb::Severity::Error));
+        assert!(plan.is_refused());
+        let report = plan.refusal(false);
+        assert!(report.message.contains("'cp1': VOLUME_PINNED"));
+        let causes = report.causes.join("\n");
+        for words in ["pvc-1", "would be lost: 1 volume", "control plane: w2"] {
+            assert!(causes.contains(words), "{words}: {causes}");
+        }
+        assert!(report.hint.contains("an admin destroys it with --force"));
+        assert!(plan.refusal(true).hint.contains("--force does not help"));
+    }
+
+    #[test]
+    fn clean_is_a_host_that_no_cluster_knows_either() {
+        let mut clean = pb::UninstallPlan {
+            clean: true,
+            ..pb::UninstallPlan::default()
+        };
+        assert!(Uninstall::new(clean.clone()).is_done());
+        clean.steps = plan(pb::Severity::Warning).steps;
+        assert!(!Uninstall::new(clean).is_done());
+        assert!(!Uninstall::new(pb::UninstallPlan::default()).is_done());
+    }
+
+    #[test]
+    fn what_was_found_since_the_plan_was_shown_is_told() {
+        let shown = Uninstall::new(plan(pb::Severity::Warning));
+        let mut later = plan(pb::Severity::Warning);
+        later.losses.push("3 files below /var".to_owned());
+        let later = Uninstall::new(later);
+        let new: Vec<_> = later.losses_besides(&shown).collect();
+        assert_eq!(new, ["3 files below /var"]);
+    }
+}
