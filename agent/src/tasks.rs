@@ -127,7 +127,7 @@ struct Shared {
     state: Mutex<State>,
     /// The task that runs; watched by a shutdown.
     running: watch::Sender<Option<TaskId>>,
-    /// Held while a task is looked up and its journal is made.
+    /// Held while a task is looked up and its journal is made, and while something is done that no task may run beside.
     starting: tokio::sync::Mutex<()>,
 }
 
@@ -174,6 +174,26 @@ impl Tasks {
         let shared = Arc::clone(&self.shared);
         let started = self.shared.life.finish(begin(shared, id, work)).await;
         started.unwrap_or(Err(TaskError::Interrupted))
+    }
+
+    /// Does work that no task may run beside, to its end also when whoever waits for it goes away; no task begins meanwhile.
+    ///
+    /// # Errors
+    /// When a task runs or the agent is going down.
+    pub async fn exclusive<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, TaskError> {
+        let shared = Arc::clone(&self.shared);
+        let done = self.shared.life.finish(async move {
+            let _starting = shared.starting.lock().await;
+            if shared.state().stopping {
+                return Err(TaskError::Stopping);
+            }
+            shared.refuse_if_busy().await?;
+            Ok(work.await)
+        });
+        done.await.unwrap_or(Err(TaskError::Interrupted))
     }
 
     /// The events of a task after `after_seq`, then those that come, to its end.

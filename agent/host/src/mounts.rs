@@ -4,6 +4,7 @@
 //! by snapshots, and by everything that must not cross a mount point.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -63,9 +64,13 @@ impl Mount {
     }
 }
 
-/// Reads PID 1's mount table.
+/// Reads PID 1's mount table. One that isn't there is an error: that nothing is mounted would be the wrong answer.
 pub async fn read(root: &Root) -> Result<Vec<Mount>, FileError> {
-    Ok(parse(&root.read_optional(TABLE).await?.unwrap_or_default()))
+    let Some(table) = root.read_optional(TABLE).await? else {
+        let missing = io::Error::from(io::ErrorKind::NotFound);
+        return Err(canasta_durable::Error::new("read", &root.path(TABLE), missing).into());
+    };
+    Ok(parse(&table))
 }
 
 /// Reads a mount table; lines in another form are left out.

@@ -65,6 +65,9 @@ pub struct Process {
     pub program: Option<PathBuf>,
     /// The control groups that it is in.
     pub cgroups: Vec<String>,
+    /// Its mount namespace, as the kernel names it; `None` where this can't be seen. That of a process in a container is not
+    /// PID 1's, though its paths may read the same.
+    pub mounts: Option<PathBuf>,
 }
 
 /// The processes of the machine.
@@ -130,6 +133,7 @@ fn read(directory: &Path) -> Option<Process> {
     process.program = fs::read_link(directory.join("exe"))
         .ok()
         .map(|path| without_mark(&path));
+    process.mounts = fs::read_link(directory.join("ns/mnt")).ok();
     process.cgroups = fs::read_to_string(directory.join("cgroup"))
         .unwrap_or_default()
         .lines()
@@ -151,6 +155,7 @@ fn parse(pid: u32, stat: &str) -> Option<Process> {
         is_zombie: matches!(*fields.first()?, "Z" | "X"),
         program: None,
         cgroups: Vec::new(),
+        mounts: None,
     })
 }
 

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{FileError, Root};
-use crate::mounts;
+use crate::mounts::{self, Mount};
 use crate::systemd::SystemdError;
 
 mod tree;
@@ -109,7 +109,7 @@ pub trait Removal: Send + Sync + Debug {
 pub fn perform(
     root: &Root,
     orders: &[Order],
-    unmount: &dyn Fn(&Path) -> io::Result<()>,
+    unmount: &dyn Fn(&Mount) -> io::Result<()>,
     mut told: impl FnMut(&str),
 ) -> Report {
     let mut report = Report::default();
@@ -151,20 +151,22 @@ fn check(path: &Path) -> Result<(), &'static str> {
 }
 
 /// The mount table of PID 1, read now.
-fn table(root: &Root) -> io::Result<Vec<mounts::Mount>> {
+fn table(root: &Root) -> io::Result<Vec<Mount>> {
     Ok(mounts::parse(&std::fs::read(root.path(mounts::TABLE))?))
 }
 
 fn take_mount(
     root: &Root,
     point: &Path,
-    unmount: &dyn Fn(&Path) -> io::Result<()>,
+    unmount: &dyn Fn(&Mount) -> io::Result<()>,
     report: &mut Report,
 ) {
-    let is_mounted = || table(root).map(|table| table.iter().any(|mount| mount.point == point));
-    let done = match is_mounted() {
-        Ok(false) => return,
-        Ok(true) => unmount(point),
+    let done = match table(root) {
+        // Of several on one point the last is the topmost.
+        Ok(table) => match table.iter().rfind(|mount| mount.point == point) {
+            Some(mount) => unmount(mount),
+            None => return,
+        },
         Err(error) => Err(error),
     };
     match done {
@@ -201,13 +203,20 @@ fn take_tree(root: &Root, path: &Path, report: &mut Report) {
 }
 
 /// Unmounts in this namespace: at once, also where a server is dead; where something holds the mount, it goes when that lets go.
-pub fn unmount(point: &Path) -> io::Result<()> {
+///
+/// Force ends what waits for the server of a network file system. Others may take it for leave to lose what is not written yet.
+pub fn unmount(mount: &Mount) -> io::Result<()> {
     use nix::errno::Errno;
     use nix::mount::{MntFlags, umount2};
     let flags = MntFlags::UMOUNT_NOFOLLOW;
-    match umount2(point, flags | MntFlags::MNT_FORCE) {
+    let first = if mount.is_network() {
+        flags | MntFlags::MNT_FORCE
+    } else {
+        flags
+    };
+    match umount2(&mount.point, first) {
         Ok(()) => Ok(()),
-        Err(Errno::EBUSY) => Ok(umount2(point, flags | MntFlags::MNT_DETACH)?),
+        Err(Errno::EBUSY) => Ok(umount2(&mount.point, flags | MntFlags::MNT_DETACH)?),
         Err(errno) => Err(errno.into()),
     }
 }

@@ -13,7 +13,6 @@ use super::error::Error;
 use crate::agent::Core;
 use crate::k3s::credential;
 use crate::k3s::join_token::JoinToken;
-use crate::tasks::TaskError;
 
 /// How long a bootstrap token may be good, in seconds.
 const TTL: std::ops::RangeInclusive<u32> = 60..=3600;
@@ -72,12 +71,9 @@ pub(super) async fn store(
         .parse()
         .map_err(|rule| broken("token", rule))?;
     // A task writes the same record.
-    if let Some(running) = core.tasks.running() {
-        return Err(TaskError::Busy { running }.into());
-    }
-    credential::store(&core.host, &token)
-        .await
-        .map_err(refused)?;
+    let host = core.host.clone();
+    let storing = async move { credential::store(&host, &token).await };
+    core.tasks.exclusive(storing).await?.map_err(refused)?;
     Ok(pb::StoreJoinCredentialResponse {})
 }
 

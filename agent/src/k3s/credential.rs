@@ -145,7 +145,8 @@ async fn bootstrap(
 async fn agent_token(host: &Host, ca_hash: &str) -> Result<Option<JoinToken>, StepError> {
     let servers = secret(host, paths::SERVER_TOKEN).await?;
     let configured = config::read(host).await?.agent_token_file;
-    let own = [paths::AGENT_TOKEN, &configured, paths::SERVER_AGENT_TOKEN];
+    // A file that the operator names later in the configuration is the one in effect.
+    let own = [&configured, paths::AGENT_TOKEN, paths::SERVER_AGENT_TOKEN];
     for path in own.into_iter().filter(|path| !path.is_empty()) {
         let Some(secret) = secret(host, path).await? else {
             continue;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use canasta_host::Host;
 use canasta_host::removal::{Order, RemovalError, Report};
 use canasta_host::snapshot::Snapshot;
-use canasta_proto::pb::{K3sUninstallStep, K3sUninstallTask};
+use canasta_proto::pb::{K3sUninstallStep, K3sUninstallTask, StepOutcome};
 use canasta_steps::{Done, Reporter, StepError};
 
 use super::record::{Origin, Record};
@@ -32,6 +32,14 @@ mod stop;
 mod tests;
 
 pub use inspect::inspect;
+
+/// The steps that take something away, in order.
+const REMOVING: [K3sUninstallStep; 4] = [
+    K3sUninstallStep::Processes,
+    K3sUninstallStep::Mounts,
+    K3sUninstallStep::Network,
+    K3sUninstallStep::Files,
+];
 
 /// How long things may take. Tests use shorter ones.
 #[derive(Debug, Clone, Copy)]
@@ -94,17 +102,13 @@ pub async fn run(
     if step != K3sUninstallStep::Compare {
         work.guard().await?;
     }
+    if REMOVING.contains(&step) {
+        work.stop_again(step, reporter).await?;
+    }
     match step {
-        K3sUninstallStep::Unspecified => Err(StepError::new(
-            "SPEC_INVALID",
-            "the task names no step of an uninstall",
-        )),
         K3sUninstallStep::Stop => work.stop(reporter).await,
-        K3sUninstallStep::Processes => work.processes(reporter).await,
-        K3sUninstallStep::Mounts => work.mounts().await,
-        K3sUninstallStep::Network => work.network().await,
-        K3sUninstallStep::Files => work.files(reporter).await,
         K3sUninstallStep::Compare => work.compare().await,
+        _ => work.remove_part(step, reporter).await,
     }
 }
 
@@ -177,6 +181,39 @@ async fn forget(host: &Host) -> Result<(), Error> {
 }
 
 impl Work<'_> {
+    /// A step that takes something away.
+    async fn remove_part(
+        &self,
+        step: K3sUninstallStep,
+        reporter: &Reporter,
+    ) -> Result<Done, StepError> {
+        match step {
+            K3sUninstallStep::Processes => self.processes(reporter).await,
+            K3sUninstallStep::Mounts => self.mounts().await,
+            K3sUninstallStep::Network => self.network().await,
+            K3sUninstallStep::Files => self.files(reporter).await,
+            _ => Err(StepError::new(
+                "SPEC_INVALID",
+                "the task names no step of an uninstall",
+            )),
+        }
+    }
+
+    /// Somebody may have started k3s since it was stopped, and an uninstall that goes on skips the steps that are done: it is
+    /// stopped once more, and what came back with it goes before the step does its own. Volumes may have come back too.
+    async fn stop_again(
+        &self,
+        step: K3sUninstallStep,
+        reporter: &Reporter,
+    ) -> Result<(), StepError> {
+        if self.stop(reporter).await?.outcome != StepOutcome::Unchanged {
+            for earlier in REMOVING.into_iter().take_while(|earlier| *earlier != step) {
+                self.remove_part(earlier, reporter).await?;
+            }
+        }
+        self.guard().await
+    }
+
     /// Has orders done in the mount namespace of PID 1, all of which must succeed.
     async fn remove(&self, orders: &[Order], reason: &str) -> Result<Report, StepError> {
         let report = self

@@ -117,6 +117,18 @@ async fn ports_of_services_and_closed_ones_are_told_apart() {
 }
 
 #[tokio::test]
+async fn two_rounds_listen_on_one_port_at_once() {
+    let ports = [tcp(free(Protocol::Tcp))];
+    let (first, _first_events) = round(Host::real(), &ports).await;
+    let (second, _second_events) = round(Host::real(), &ports).await;
+    assert_eq!(
+        (first, second),
+        (vec![Listening::Socket], vec![Listening::Socket])
+    );
+    assert_eq!(send(probes(NONCE), &ports).await[0].1, Outcome::Sent);
+}
+
+#[tokio::test]
 async fn a_round_ends_by_itself_and_when_nobody_hears() {
     let (sender, mut events) = mpsc::channel(10);
     let quick = Duration::from_millis(50);

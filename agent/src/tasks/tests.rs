@@ -11,8 +11,9 @@ use canasta_host::fake::FakeHost;
 use canasta_proto::pb;
 use canasta_proto::pb::watch_task_response::Event;
 use canasta_steps::{Done, NoProbe, Reporter, Step, StepError, StepInfo};
+use tokio::sync::Notify;
 
-use super::{TaskId, Tasks, Work};
+use super::{TaskError, TaskId, Tasks, Work};
 use crate::agent::Life;
 
 #[test]
@@ -116,6 +117,43 @@ async fn a_start_that_is_dropped_at_any_point_loses_nothing() {
             break;
         }
     }
+    life.end();
+    life.ended().await;
+}
+
+#[tokio::test]
+async fn no_task_begins_beside_work_that_excludes_them() {
+    let directory = tempfile::tempdir().expect("directory");
+    let host = FakeHost::new("cp1").host();
+    let life = Life::default();
+    let machine = Arc::clone(&host.machine);
+    let tasks = Tasks::load(directory.path(), machine, Arc::new(NoProbe), life.clone())
+        .await
+        .expect("tasks");
+    let runs: Arc<AtomicUsize> = Arc::default();
+    let (began, gone_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begin, go_on, seen) = (Arc::clone(&began), Arc::clone(&gone_on), Arc::clone(&runs));
+    let beside = tasks.clone();
+    let working = tokio::spawn(async move {
+        let work = async move {
+            begin.notify_one();
+            go_on.notified().await;
+            seen.load(Ordering::Relaxed)
+        };
+        beside.exclusive(work).await
+    });
+    began.notified().await;
+    let id: TaskId = "t1".parse().expect("id");
+    let start = tasks.start(id, work(&runs));
+    let (_started, before) = tokio::join!(start, async {
+        tokio::task::yield_now().await;
+        gone_on.notify_one();
+        working.await.expect("no panic").expect("nothing runs")
+    });
+    assert_eq!(before, 0);
+    tasks.drained().await;
+    let refused = tasks.exclusive(async {}).await;
+    assert!(matches!(refused, Err(TaskError::Stopping)), "{refused:?}");
     life.end();
     life.ended().await;
 }

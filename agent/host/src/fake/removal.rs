@@ -66,7 +66,7 @@ impl FakeRemoval {
 #[async_trait]
 impl Removal for FakeRemoval {
     async fn run(&self, orders: &[Order], _limit: Duration) -> Result<Report, RemovalError> {
-        let unmount = |point: &Path| self.unmount(point);
+        let unmount = |mount: &mounts::Mount| self.unmount(&mount.point);
         let left = self.left.load(Ordering::SeqCst);
         let done = orders.len().min(left);
         self.left.store(left - done, Ordering::SeqCst);

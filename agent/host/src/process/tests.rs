@@ -32,6 +32,8 @@ async fn a_process_is_ended_once_and_its_number_alone_is_not_enough() {
     let found = listed.iter().find(|one| one.pid == child.id()).unwrap();
     assert_eq!(found.parent, std::process::id());
     assert!(!found.cgroups.is_empty());
+    let own = fs::read_link("/proc/self/ns/mnt").unwrap();
+    assert_eq!(found.mounts.as_ref(), Some(&own));
     let other = Process {
         started: found.started + 1,
         ..found.clone()

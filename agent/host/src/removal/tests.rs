@@ -102,8 +102,8 @@ fn mounts_are_unmounted_once_each_and_what_fails_is_told() {
     );
     let (_directory, root) = machine(&table);
     let orders = ["/run/k/a", "/run/k/b", "/run/k/gone"].map(|path| Order::Unmount(path.into()));
-    let unmount = |point: &Path| {
-        if point.ends_with("b") {
+    let unmount = |mount: &Mount| {
+        if mount.point.ends_with("b") {
             return Err(io::Error::from(io::ErrorKind::ResourceBusy));
         }
         Ok(())
@@ -133,7 +133,8 @@ fn a_real_bind_mount_is_not_entered() {
         let (from, to) = (inner.path("/srv/data"), inner.path("/var/lib/k/a/mounted"));
         mount(Some(&from), &to, none, MsFlags::MS_BIND, none).ok()?;
         let first = remove(&inner, "/var/lib/k");
-        unmount(&to).unwrap();
+        let line = format!("40 27 0:50 / {} rw - ext4 /dev/vda1 rw", to.display());
+        unmount(&mounts::parse(line.as_bytes())[0]).unwrap();
         Some((first, remove(&inner, "/var/lib/k")))
     })
     .join()

@@ -110,6 +110,11 @@ async fn an_old_k3s_hands_out_its_own_agent_token() {
         .write(paths::CONFIG, "agent-token-file: /etc/own\n", 0o600)
         .await
         .unwrap();
+    // One of ours that is not in effect any more.
+    fake.root
+        .write(paths::AGENT_TOKEN, "ours", 0o600)
+        .await
+        .unwrap();
     let created = made(&fake).await.unwrap();
     assert_eq!(created.token.reveal(), full("node:agentsecret"));
     assert_eq!(created.kind, JoinCredentialKind::AgentToken);

@@ -20,7 +20,7 @@ const SERVER_DIRECTORY: u32 = 0o700;
 
 impl Work<'_> {
     pub(super) async fn config(&self, record: &mut Record) -> Result<Done, StepError> {
-        let config = self.rendered(self.credential(record).await?)?;
+        let config = self.rendered(self.credential())?;
         let mut wanted = vec![Wanted::new(paths::CONFIG, config, SECRET).read_by(Reader::K3s)];
         let is_server = self.spec.role() == K3sRole::Server;
         if is_server {

@@ -64,9 +64,18 @@ impl Work<'_> {
             .hint("run the command again: it unmounts that first"));
         }
         reporter.message("removing the files of k3s").await;
+        // Data that the task names may lie outside of k3s's own directories, and takes its time to go. What appears beside it
+        // meanwhile is not named, so it is looked once more before the directories go with all that is in them.
+        let named: Vec<Order> = self
+            .discard
+            .iter()
+            .map(|path| Order::Remove(path.into()))
+            .collect();
+        let discarded = self.remove(&named, "FILES_LEFT").await?;
+        self.guard().await?;
         let orders = self.orders().await?;
         let report = self.remove(&orders, "FILES_LEFT").await?;
-        let removed = usize::try_from(report.removed).unwrap_or(usize::MAX);
+        let removed = usize::try_from(discarded.removed + report.removed).unwrap_or(usize::MAX);
         if removed > 0 {
             self.host
                 .systemd
@@ -99,12 +108,10 @@ impl Work<'_> {
         })
     }
 
-    /// Everything but the binary, in order.
+    /// Everything but the binary and what the task names, in order.
     async fn orders(&self) -> Result<Vec<Order>, StepError> {
         let root = &self.host.root;
         let mut orders: Vec<Order> = Vec::new();
-        // Data that the task names may lie outside of k3s's own directories.
-        orders.extend(self.discard.iter().map(|path| Order::Remove(path.into())));
         let is_alone = groups_count(self.host).await;
         let of_any = OF_ANY_KUBERNETES
             .iter()

@@ -50,6 +50,8 @@ pub(super) fn own_links(links: &[Link], before: Option<&Snapshot>) -> Vec<Link> 
     let has_bridge = named.iter().any(|link| link.name == BRIDGE);
     let mut own: Vec<Link> = links
         .iter()
+        // Somebody may have put a card of the machine into the bridge.
+        .filter(|link| link.kind.as_deref() == Some("veth"))
         .filter(|link| has_bridge && link.master.as_deref() == Some(BRIDGE) && !was_there(link))
         .cloned()
         .collect();
@@ -224,6 +226,8 @@ mod tests {
             link(6, "docker0", Some("bridge"), None),
             link(7, "veth1", Some("veth"), Some("docker0")),
             link(8, "flannel-wg", Some("dummy"), None),
+            link(9, "eth1", None, Some("cni0")),
+            link(10, "vlan7", Some("vlan"), Some("cni0")),
         ];
         let names = |links: &[Link]| -> Vec<String> {
             own_links(links, None)

@@ -22,13 +22,18 @@ const PODS: [&str; 2] = ["kubepods", "kubepods.slice"];
 
 /// The processes of k3s's containers: shims below k3s's data, all that descends from them, and what is left in the control
 /// groups of pods. The groups count only where no other Kubernetes is on the machine.
+///
+/// A k3s in a container of somebody else (LXC, nspawn, Docker) has programs with the same paths, and pods of its own. Its
+/// programs are in another mount namespace than PID 1, and its pods in control groups below the container's.
 pub(super) fn own(processes: &[Process], groups_count: bool) -> Vec<Process> {
     let by_pid: BTreeMap<u32, &Process> = processes
         .iter()
         .map(|process| (process.pid, process))
         .collect();
+    // Where PID 1's namespace can't be seen, nothing is known to be in it.
+    let machine = by_pid.get(&1).and_then(|init| init.mounts.as_deref());
     let is_root = |process: &Process| {
-        is_of_k3s(process)
+        (is_of_k3s(process) && machine.is_some() && process.mounts.as_deref() == machine)
             || (groups_count && process.cgroups.iter().any(|group| is_of_pods(group)))
     };
     let descends = |process: &Process| {
@@ -58,8 +63,13 @@ fn is_of_k3s(process: &Process) -> bool {
     })
 }
 
+/// The kubelet of the machine puts pods at the top. Where the machine is itself a container, with control groups of its own,
+/// the kernel tells paths from there on, so it is the top too.
 fn is_of_pods(group: &str) -> bool {
-    group.split('/').any(|part| PODS.contains(&part))
+    let first = group
+        .strip_prefix('/')
+        .and_then(|rest| rest.split('/').next());
+    first.is_some_and(|first| PODS.contains(&first))
 }
 
 /// Names of processes, each with its number.
@@ -164,7 +174,15 @@ mod tests {
             parent,
             program: Some(program.into()),
             cgroups: vec![group.to_owned()],
+            mounts: Some("mnt:[1]".into()),
             ..Process::default()
+        }
+    }
+
+    fn contained(process: Process) -> Process {
+        Process {
+            mounts: Some("mnt:[2]".into()),
+            ..process
         }
     }
 
@@ -176,9 +194,9 @@ mod tests {
         let all = [
             process(1, 0, "/lib/systemd/systemd", "/init.scope"),
             process(694, 1, shim, unit),
-            process(713, 694, "/pause", "/kubepods/besteffort/pod1/c"),
-            process(747, 713, "/bin/sh", "/elsewhere"),
-            process(800, 1, "/bin/orphan", "/kubepods/burstable/pod2/c"),
+            contained(process(713, 694, "/pause", "/kubepods/besteffort/pod1/c")),
+            contained(process(747, 713, "/bin/sh", "/elsewhere")),
+            contained(process(800, 1, "/bin/orphan", "/kubepods/burstable/pod2/c")),
             process(801, 1, "/usr/bin/dockerd", "/system.slice/docker.service"),
             process(
                 802,
@@ -214,5 +232,33 @@ mod tests {
         };
         assert_eq!(pids(true), [694, 713, 747, 800]);
         assert_eq!(pids(false), [694, 713, 747]);
+    }
+
+    #[test]
+    fn a_k3s_in_a_container_of_somebody_else_is_left_alone() {
+        let shim = "/var/lib/rancher/k3s/data/a32c/bin/containerd-shim-runc-v2";
+        let init = process(1, 0, "/lib/systemd/systemd", "/init.scope");
+        let mut all = vec![
+            init,
+            contained(process(
+                10,
+                1,
+                shim,
+                "/lxc.payload.w2/system.slice/k3s.service",
+            )),
+            contained(process(11, 10, "/pause", "/lxc.payload.w2/kubepods/pod1/c")),
+            contained(process(
+                12,
+                1,
+                "/pause",
+                "/machine.slice/w3/kubepods.slice/kubepods-pod1.slice/c",
+            )),
+        ];
+        assert_eq!(own(&all, true), []);
+        // A namespace that nobody can see is no proof.
+        for process in &mut all {
+            process.mounts = None;
+        }
+        assert_eq!(own(&all, true), []);
     }
 }

@@ -1,15 +1,28 @@
 //! Which packet rules are k3s's, as the lines that delete them. Pure.
 //!
-//! Chains are known by name, rules by leading into such a chain; flannel's older versions put plain rules into the built-in
-//! chains, which are known by their exact form for the cluster's own networks. What stood there before the install stays.
+//! Chains are known by name, those of network plugins by the network that they are for, rules by leading into such a chain;
+//! flannel's older versions put plain rules into the built-in chains, which are known by their exact form for the cluster's own
+//! networks. What stood there before the install stays.
 
 use canasta_host::network::tables::{Rule, Table};
 use ipnet::IpNet;
 
 use crate::k3s::paths;
 
-/// Names of chains that only Kubernetes, its network plugins and flannel make.
-const PREFIXES: [&str; 3] = ["KUBE-", "CNI-", "FLANNEL-"];
+/// Names of chains that only Kubernetes and flannel make.
+const PREFIXES: [&str; 2] = ["KUBE-", "FLANNEL-"];
+/// Names of chains of network plugins, which others than k3s use too.
+const PLUGINS: &str = "CNI-";
+/// How the plugins name the network that a rule is for, in its comment: k3s's.
+const NETWORK: &str = "\"cbr0\"";
+/// Chains that all networks share, each kind by the beginnings of the names. They go when no other network has a rule in them.
+const SHARED: [&[&str]; 2] = [&["CNI-HOSTPORT-"], &["CNI-FORWARD", "CNI-ADMIN"]];
+/// What is in a shared chain without any network: the chain, and where its rule leads.
+const FIXED: [(&str, &str); 3] = [
+    ("CNI-HOSTPORT-SETMARK", "MARK"),
+    ("CNI-HOSTPORT-MASQ", "MASQUERADE"),
+    ("CNI-FORWARD", "CNI-ADMIN"),
+];
 /// Packets to many at once aren't masqueraded by flannel.
 const MULTICAST: [&str; 2] = ["224.0.0.0/4", "ff00::/8"];
 /// What flannel says in its rules, where it says something.
@@ -45,14 +58,14 @@ impl Plan {
         let was_chain = |name: &str| {
             before.is_some_and(|before| before.chains.iter().any(|chain| chain.name == name))
         };
-        let own: Vec<&str> = table
+        let candidates: Vec<&str> = table
             .chains
             .iter()
             .filter(|chain| !chain.is_built_in)
             .map(|chain| chain.name.as_str())
-            .filter(|name| PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
             .filter(|name| !was_chain(name))
             .collect();
+        let own = own_chains(table, &candidates);
         // Rules have no names: of several that look alike, as many stay as were there.
         let mut staying: Vec<&Rule> = before.iter().flat_map(|before| &before.rules).collect();
         let mut rules = Vec::new();
@@ -85,6 +98,36 @@ impl Plan {
         self.chains.extend(own.into_iter().map(str::to_owned));
         self.rules.extend(rules);
     }
+}
+
+/// Which of these chains are k3s's.
+fn own_chains<'a>(table: &Table, candidates: &[&'a str]) -> Vec<&'a str> {
+    let shared = |kind: &[&str], name: &str| kind.iter().any(|start| name.starts_with(start));
+    let is_own = |name: &str| {
+        PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            || name.starts_with(PLUGINS)
+                && !SHARED.iter().any(|kind| shared(kind, name))
+                && table.rules.iter().any(|rule| {
+                    (rule.chain == name || rule.target() == Some(name))
+                        && rule.words.iter().any(|word| word.contains(NETWORK))
+                })
+    };
+    let (mut own, others): (Vec<&str>, Vec<&str>) =
+        candidates.iter().partition(|name| is_own(name));
+    for kind in SHARED {
+        // Another network has a rule in one of them, or leads to one from a chain of its own.
+        let is_used = table.rules.iter().any(|rule| {
+            let target = rule.target().unwrap_or_default();
+            let (from, to) = (rule.chain.as_str(), target);
+            let is_fixed = FIXED.contains(&(from, to)) || own.contains(&from) || own.contains(&to);
+            let is_of_plugin = from.starts_with(PLUGINS) && shared(kind, to);
+            !is_fixed && (shared(kind, from) || is_of_plugin)
+        });
+        if !is_used {
+            own.extend(others.iter().filter(|name| shared(kind, name)));
+        }
+    }
+    own
 }
 
 /// Whether a rule in a built-in chain is one that flannel writes for one of these networks.
@@ -136,7 +179,8 @@ fn lies_within(part: &str, whole: &str) -> bool {
     whole.contains(&part)
 }
 
-/// The cluster's networks: as configured, as flannel was told, and k3s's defaults.
+/// The cluster's networks: as configured and as flannel was told. k3s's defaults count where none is configured: elsewhere they
+/// may be somebody else's.
 pub(super) fn networks(configured: &[String], subnet_env: &str) -> Vec<String> {
     let told = subnet_env.lines().filter_map(|line| {
         let (name, value) = line.split_once('=')?;
@@ -144,7 +188,9 @@ pub(super) fn networks(configured: &[String], subnet_env: &str) -> Vec<String> {
     });
     let mut networks: Vec<String> = configured.to_vec();
     networks.extend(told);
-    networks.extend(paths::CLUSTER_NETWORKS.map(str::to_owned));
+    if configured.is_empty() {
+        networks.extend(paths::CLUSTER_NETWORKS.map(str::to_owned));
+    }
     networks.retain(|network| network.parse::<IpNet>().is_ok());
     networks.sort();
     networks.dedup();

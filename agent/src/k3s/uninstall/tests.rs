@@ -140,14 +140,20 @@ async fn plant(fake: &FakeHost) {
         state.rules.iptables = Ruleset::Text(OTHERS.to_owned());
         state.rules.ip6tables = Ruleset::Text(OTHERS.to_owned());
     });
-    fake.processes.add(Process {
-        pid: 900,
-        parent: 1,
-        started: 1,
-        name: "theirs".to_owned(),
-        program: Some("/usr/bin/containerd-shim-runc-v2".into()),
-        ..Process::default()
-    });
+    for (pid, parent, name, program) in [
+        (1, 0, "systemd", "/lib/systemd/systemd"),
+        (900, 1, "theirs", "/usr/bin/containerd-shim-runc-v2"),
+    ] {
+        fake.processes.add(Process {
+            pid,
+            parent,
+            started: 1,
+            name: name.to_owned(),
+            program: Some(program.into()),
+            mounts: Some("mnt:[1]".into()),
+            ..Process::default()
+        });
+    }
 }
 
 const OTHERS: &str = "*filter\n:INPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n-A INPUT -j DOCKER\nCOMMIT\n";
@@ -250,6 +256,7 @@ async fn leave_behind(fake: &FakeHost) {
             started: 5,
             name: format!("p{pid}"),
             program: Some(program.into()),
+            mounts: Some("mnt:[1]".into()),
             ..Process::default()
         });
     }
@@ -264,7 +271,7 @@ async fn assert_theirs(fake: &FakeHost) {
     ] {
         assert!(exists(fake, path).await, "{path}");
     }
-    assert_eq!(fake.processes.pids(), [900]);
+    assert_eq!(fake.processes.pids(), [1, 900]);
     let host = fake.host();
     let links: Vec<String> = host
         .network
@@ -390,6 +397,24 @@ async fn a_stopped_k3s_is_disabled_first_and_its_failure_forgotten() {
             Told::ResetFailed(unit)
         ]
     );
+}
+
+#[tokio::test]
+async fn a_k3s_that_was_started_between_two_steps_is_stopped_again_with_what_it_brought_back() {
+    let fake = installed().await;
+    for which in &STEPS[..4] {
+        step(&fake, *which).await.unwrap();
+    }
+    let systemd = fake.host().systemd;
+    systemd.start_no_block(paths::AGENT_UNIT).await.unwrap();
+    let log = "/var/log/containers/a.log";
+    fake.root.remove_file(log).await.unwrap();
+    leave_behind(&fake).await;
+    step(&fake, Step::Files).await.unwrap();
+    assert!(!systemd.unit(paths::AGENT_UNIT).await.unwrap().is_active());
+    let done = step(&fake, Step::Compare).await.unwrap();
+    assert!(done.detail.starts_with("nothing left"), "{}", done.detail);
+    assert_theirs(&fake).await;
 }
 
 #[tokio::test]

@@ -130,6 +130,28 @@ async fn a_credential_stays_for_root_alone_and_is_told() {
 }
 
 #[tokio::test]
+async fn a_lost_credential_is_told_and_k3s_is_not_restarted_without_it() {
+    let fake = started(V1).await;
+    give_identity(&fake).await;
+    fake.root.remove_file(paths::JOIN_TOKEN).await.unwrap();
+    to_start(&fake, &agent(V1)).await;
+    assert_eq!(starts(&fake), 0);
+    assert!(config(&fake).await.contains("token-file"));
+    let keep = async || {
+        let kept = step(&fake, &agent(V1), Step::KeepCredential).await;
+        kept.unwrap_err().reason().to_owned()
+    };
+    assert_eq!(keep().await, "FILE_MISSING");
+    let host = fake.host();
+    let mut record = Record::load(&host).await.unwrap().unwrap();
+    record.owned.retain(|entry| entry.path != paths::JOIN_TOKEN);
+    record.save(&host).await.unwrap();
+    let theirs = fake.root.write(paths::JOIN_TOKEN, "theirs", 0o644).await;
+    theirs.unwrap();
+    assert_eq!(keep().await, "FILE_MISSING", "it is somebody else's");
+}
+
+#[tokio::test]
 async fn a_new_credential_before_the_join_is_read_by_one_restart() {
     let fake = started(V1).await;
     store(&fake.host(), &token("two")).await.unwrap();

@@ -137,3 +137,80 @@ COMMIT
     );
     assert!(!plan.lines.contains("10.99.3.0"));
 }
+
+/// As podman's plugins and k3s's write them for a port of the host each.
+fn ports(names: &[&str]) -> String {
+    let mut text = "\
+*nat
+:PREROUTING ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:CNI-HOSTPORT-DNAT - [0:0]
+:CNI-HOSTPORT-MASQ - [0:0]
+:CNI-HOSTPORT-SETMARK - [0:0]
+"
+    .to_owned();
+    for name in names {
+        text.push_str(&format!(":CNI-{name} - [0:0]\n:CNI-DN-{name} - [0:0]\n"));
+    }
+    text.push_str(
+        "\
+-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
+-A POSTROUTING -m comment --comment \"CNI portfwd requiring masquerade\" -j CNI-HOSTPORT-MASQ
+-A CNI-HOSTPORT-MASQ -m mark --mark 0x2000/0x2000 -j MASQUERADE
+-A CNI-HOSTPORT-SETMARK -m comment --comment \"CNI portfwd masquerade mark\" -j MARK --set-xmark 0x2000/0x2000
+",
+    );
+    for name in names {
+        text.push_str(&format!(
+            r#"-A POSTROUTING -s 10.0.0.2/32 -m comment --comment "name: \"{name}\" id: \"90b3\"" -j CNI-{name}
+-A CNI-{name} -d 10.0.0.0/16 -m comment --comment "name: \"{name}\" id: \"90b3\"" -j ACCEPT
+-A CNI-HOSTPORT-DNAT -p tcp -m comment --comment "dnat name: \"{name}\" id: \"90b3\"" -m multiport --dports 80 -j CNI-DN-{name}
+-A CNI-DN-{name} -s 10.0.0.0/16 -p tcp -m tcp --dport 80 -j CNI-HOSTPORT-SETMARK
+-A CNI-DN-{name} -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.2:80
+"#
+        ));
+    }
+    text + "COMMIT\n"
+}
+
+#[test]
+fn chains_of_plugins_go_by_network_and_shared_ones_with_the_last() {
+    let planned = |names: &[&str]| plan(&parse(&ports(names)), &[], &defaults());
+    let alone = planned(&["cbr0"]);
+    assert!(
+        left_of(&ports(&["cbr0"]), &alone)
+            .iter()
+            .all(|line| line.contains("ROUTING ACCEPT")),
+        "{}",
+        alone.lines
+    );
+    assert_eq!(planned(&["podman"]), Plan::default());
+    let both = left_of(&ports(&["podman", "cbr0"]), &planned(&["podman", "cbr0"]));
+    assert_eq!(both, left_of(&ports(&["podman"]), &Plan::default()));
+}
+
+#[test]
+fn the_firewall_of_plugins_goes_when_it_is_empty() {
+    let text = |rule: &str| {
+        format!(
+            "*filter\n:FORWARD ACCEPT [0:0]\n:CNI-ADMIN - [0:0]\n:CNI-FORWARD - [0:0]\n-A FORWARD -j CNI-FORWARD\n-A CNI-FORWARD -j CNI-ADMIN\n{rule}COMMIT\n"
+        )
+    };
+    let chains = |rule| plan(&parse(&text(rule)), &[], &defaults()).chains;
+    assert_eq!(chains(""), ["CNI-ADMIN", "CNI-FORWARD"]);
+    assert_eq!(chains("-A CNI-ADMIN -s 192.0.2.1 -j DROP\n"), [""; 0]);
+    assert_eq!(
+        chains("-A CNI-FORWARD -d 10.88.0.2/32 -j ACCEPT\n"),
+        [""; 0]
+    );
+}
+
+#[test]
+fn default_networks_count_where_none_is_configured() {
+    let told = "FLANNEL_NETWORK=10.98.0.0/16\n";
+    assert_eq!(
+        networks(&["10.99.0.0/16".to_owned()], told),
+        ["10.98.0.0/16", "10.99.0.0/16"]
+    );
+    assert!(networks(&[], told).contains(&"10.42.0.0/16".to_owned()));
+}

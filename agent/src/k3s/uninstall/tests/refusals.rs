@@ -148,3 +148,16 @@ async fn a_disk_of_its_own_under_the_volumes_is_no_obstacle_and_a_server_is() {
     assert_eq!(found.foreign_mounts[0].source, "srv:/x");
     assert!(found.unknown[0].contains("storage"), "{:?}", found.unknown);
 }
+
+#[tokio::test]
+async fn without_a_mount_table_nothing_is_removed() {
+    let fake = installed().await;
+    fake.root.remove_file("/proc/1/mountinfo").await.unwrap();
+    for which in &STEPS[..5] {
+        let error = step(&fake, *which).await.unwrap_err();
+        let told = format!("{error:?}");
+        assert!(told.contains("mountinfo"), "{told}");
+    }
+    assert_eq!(fake.systemd.orders(), []);
+    assert!(exists(&fake, paths::BINARY).await);
+}
