@@ -40,10 +40,9 @@ impl Clusters {
         let mut left = Vec::new();
         for debt in self.store.due_debts().await? {
             match self.pay_one(&debt).await {
-                Ok(()) => {
-                    self.store
-                        .settle_debt(&debt.cluster, debt.kind, &debt.node_name)
-                        .await?;
+                Ok(false) => {}
+                Ok(true) => {
+                    self.store.settle_debt(&debt).await?;
                     tracing::info!(cluster = debt.cluster, what = what(&debt), "a debt is paid");
                 }
                 Err(error) => {
@@ -62,19 +61,41 @@ impl Clusters {
         Ok(left)
     }
 
-    async fn pay_one(&self, debt: &DebtRow) -> Result<(), NodeError> {
+    /// False when it was not due any more.
+    async fn pay_one(&self, debt: &DebtRow) -> Result<bool, NodeError> {
         let api = self.api_of(&debt.cluster).await?;
         match debt.kind {
             DebtKind::DeleteNode => {
-                api.delete_node(&debt.node_name).await?;
-                api.delete_password(&debt.node_name).await?;
+                let name = debt.node_name.as_str();
+                let node = api.node(name).await?.map(|node| node.metadata.uid);
+                let password = api.password_uid(name).await?;
+                // Only after the uids: a host that joins from here on gets other ones.
+                if !self.is_due(debt).await? {
+                    return Ok(false);
+                }
+                if let Some(uid) = node {
+                    api.delete_node_of(name, uid.as_deref()).await?;
+                }
+                if let Some(uid) = password {
+                    api.delete_password_of(name, &uid).await?;
+                }
             }
             DebtKind::Uncordon => {
+                if !self.is_due(debt).await? {
+                    return Ok(false);
+                }
                 let by = format!("operation {}", debt.operation);
                 api.take_back_cordon(&debt.node_name, &by).await?;
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether a debt that was read a while ago is still due: its host may have joined again meanwhile.
+    async fn is_due(&self, debt: &DebtRow) -> Result<bool, store::Error> {
+        let due = self.store.due_debts().await?;
+        let same = |other: &DebtRow| other.id == debt.id && other.operation == debt.operation;
+        Ok(due.iter().any(same))
     }
 
     /// Waits until paying may work out: a control plane of a debtor connects, or the time is up.

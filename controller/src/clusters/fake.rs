@@ -106,6 +106,8 @@ struct State {
     /// Method and path of all that changed something.
     changes: Vec<String>,
     eviction: String,
+    /// What somebody else changes just before the next patch.
+    meanwhile: Option<Value>,
 }
 
 /// An API that keeps what is put into it.
@@ -141,6 +143,11 @@ impl FakeApi {
         self.lock().budgets.insert(path.to_owned(), why.to_owned());
     }
 
+    /// Somebody else changes the object just before the next patch of it.
+    pub(crate) fn meanwhile(&self, change: Value) {
+        self.lock().meanwhile = Some(change);
+    }
+
     /// All that changed something, oldest first.
     pub(crate) fn changes(&self) -> Vec<String> {
         self.lock().changes.clone()
@@ -165,10 +172,9 @@ impl FakeApi {
         let (status, answer) = match head.method {
             Method::GET => state.read(&path),
             Method::PATCH => state.patch(&path, &serde_json::from_slice(&body).expect("JSON")),
-            Method::DELETE => match state.objects.remove(&path) {
-                Some(object) => (200, object),
-                None => missing(&path),
-            },
+            Method::DELETE => {
+                state.delete(&path, &serde_json::from_slice(&body).unwrap_or_default())
+            }
             Method::POST => state.evict(&path, &serde_json::from_slice(&body).expect("JSON")),
             other => panic!("nobody asks with {other}"),
         };
@@ -216,9 +222,27 @@ impl State {
         }
     }
 
+    fn delete(&mut self, path: &str, options: &Value) -> (u16, Value) {
+        let wanted = &options["preconditions"]["uid"];
+        match self.objects.get(path) {
+            Some(object) if !wanted.is_null() && object["metadata"]["uid"] != *wanted => conflict(),
+            Some(_) => (200, self.objects.remove(path).expect("there")),
+            None => missing(path),
+        }
+    }
+
     fn patch(&mut self, path: &str, change: &Value) -> (u16, Value) {
+        let meanwhile = self.meanwhile.take();
         match self.objects.get_mut(path) {
             Some(object) => {
+                if let Some(other) = meanwhile {
+                    merge(object, &other);
+                    object["metadata"]["resourceVersion"] = "8".into();
+                }
+                let wanted = &change["metadata"]["resourceVersion"];
+                if !wanted.is_null() && object["metadata"]["resourceVersion"] != *wanted {
+                    return conflict();
+                }
                 merge(object, change);
                 (200, object.clone())
             }
@@ -267,6 +291,16 @@ fn merge(object: &mut Value, change: &Value) {
             merge(&mut object[key], value);
         }
     }
+}
+
+fn conflict() -> (u16, Value) {
+    (
+        409,
+        json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": "the object is another one by now", "reason": "Conflict", "code": 409,
+        }),
+    )
 }
 
 fn missing(path: &str) -> (u16, Value) {

@@ -2,16 +2,18 @@
 
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
 
-use super::reach::{ClusterApi, NodeError, is_not_found};
+use super::reach::{ClusterApi, NodeError, is_conflict, is_not_found};
 
 /// Who cordoned a node, when this system did.
 pub(crate) const CORDONED_BY: &str = "canasta.wiki/cordoned-by";
 /// Where k3s keeps the passwords of nodes and its bootstrap tokens.
 const SYSTEM: &str = "kube-system";
 const BOOTSTRAP_TOKEN: &str = "bootstrap.kubernetes.io/token";
+/// How often a change is tried that others come before: a kubelet changes its Node now and then.
+const TRIES: u32 = 5;
 
 /// What came of cordoning a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,15 +92,19 @@ impl ClusterApi {
 
     /// Makes a node take no new pods, in the name of `by`. A cordon that somebody else set is left as it is.
     pub(crate) async fn cordon(&self, name: &str, by: &str) -> Result<Cordon, NodeError> {
-        let node = self.known_node(name).await?;
-        if is_cordoned(&node) {
-            return Ok(match cordoned_by(&node) {
-                who if who == by => Cordon::Own,
-                who => Cordon::Others(who.to_owned()),
-            });
-        }
-        self.patch_node(name, true, Some(by)).await?;
-        Ok(Cordon::Set)
+        again_after_conflict(|| async move {
+            let node = self.known_node(name).await?;
+            if is_cordoned(&node) {
+                return Ok(match cordoned_by(&node) {
+                    who if who == by => Cordon::Own,
+                    who => Cordon::Others(who.to_owned()),
+                });
+            }
+            self.patch_node(name, true, Some(by), version(&node))
+                .await?;
+            Ok(Cordon::Set)
+        })
+        .await
     }
 
     /// Lets a node take new pods again, whoever cordoned it. False when it does already.
@@ -107,38 +113,67 @@ impl ClusterApi {
         if !is_cordoned(&node) && cordoned_by(&node).is_empty() {
             return Ok(false);
         }
-        self.patch_node(name, false, None).await?;
+        self.patch_node(name, false, None, None).await?;
         Ok(is_cordoned(&node))
     }
 
     /// Takes back the cordon that `by` set; one of somebody else stays. False when there is nothing to take back.
     pub(crate) async fn take_back_cordon(&self, name: &str, by: &str) -> Result<bool, NodeError> {
-        match self.node(name).await? {
-            Some(node) if cordoned_by(&node) == by => {
-                self.patch_node(name, false, None).await?;
-                Ok(true)
+        again_after_conflict(|| async move {
+            match self.node(name).await? {
+                Some(node) if cordoned_by(&node) == by => {
+                    self.patch_node(name, false, None, version(&node)).await?;
+                    Ok(true)
+                }
+                _ => Ok(false),
             }
-            _ => Ok(false),
-        }
+        })
+        .await
     }
 
     /// Puts another name on a cordon, so that whoever set it no longer takes it back.
     pub(crate) async fn take_over_cordon(&self, name: &str, by: &str) -> Result<(), NodeError> {
-        self.patch_node(name, true, Some(by)).await
+        again_after_conflict(|| async move {
+            let node = self.known_node(name).await?;
+            self.patch_node(name, true, Some(by), version(&node)).await
+        })
+        .await
     }
 
+    /// Puts another name on the cordon that `from` set. Somebody else's, or one that is gone by now, is left as it is.
+    pub(crate) async fn take_over_cordon_of(
+        &self,
+        name: &str,
+        from: &str,
+        by: &str,
+    ) -> Result<(), NodeError> {
+        again_after_conflict(|| async move {
+            let node = self.known_node(name).await?;
+            if cordoned_by(&node) != from {
+                return Ok(());
+            }
+            self.patch_node(name, true, Some(by), version(&node)).await
+        })
+        .await
+    }
+
+    /// With a version it is refused where the node was changed since, so that nobody's cordon is undone unseen.
     async fn patch_node(
         &self,
         name: &str,
         unschedulable: bool,
         by: Option<&str>,
+        version: Option<&str>,
     ) -> Result<(), NodeError> {
         let nodes = Api::<Node>::all(self.client.clone());
         // `null` removes a key.
-        let change = json!({
+        let mut change = json!({
             "metadata": {"annotations": {CORDONED_BY: by}},
             "spec": {"unschedulable": unschedulable.then_some(true)},
         });
+        if let Some(version) = version {
+            change["metadata"]["resourceVersion"] = version.into();
+        }
         let verb = if unschedulable { "cordon" } else { "uncordon" };
         let (params, patch) = (PatchParams::default(), Patch::Merge(change));
         let patched = nodes.patch(name, &params, &patch);
@@ -148,9 +183,18 @@ impl ClusterApi {
 
     /// Deletes a Node object. False when there is none.
     pub(crate) async fn delete_node(&self, name: &str) -> Result<bool, NodeError> {
+        self.delete_node_of(name, None).await
+    }
+
+    /// Deletes the Node that has this uid; a later one of its name is a conflict. False when there is none.
+    pub(crate) async fn delete_node_of(
+        &self,
+        name: &str,
+        uid: Option<&str>,
+    ) -> Result<bool, NodeError> {
         let nodes = Api::<Node>::all(self.client.clone());
         let deleted = async {
-            match nodes.delete(name, &DeleteParams::default()).await {
+            match nodes.delete(name, &only(uid)).await {
                 Ok(_) => Ok(true),
                 Err(error) if is_not_found(&error) => Ok(false),
                 Err(error) => Err(error),
@@ -170,9 +214,29 @@ impl ClusterApi {
         Ok(found.is_some())
     }
 
+    /// The uid of the password that the server keeps for a node; none when it keeps none.
+    pub(super) async fn password_uid(&self, node: &str) -> Result<Option<String>, NodeError> {
+        let secrets = Api::<Secret>::namespaced(self.client.clone(), SYSTEM);
+        let name = password_secret(node);
+        let found = secrets.get_metadata_opt(&name);
+        let found = self
+            .asked(&format!("look for secret {name}"), found)
+            .await?;
+        Ok(found.map(|found| found.metadata.uid.unwrap_or_default()))
+    }
+
+    /// Deletes the password that has this uid; a later one is a conflict.
+    pub(super) async fn delete_password_of(
+        &self,
+        node: &str,
+        uid: &str,
+    ) -> Result<bool, NodeError> {
+        self.delete_secret(&password_secret(node), Some(uid)).await
+    }
+
     /// Deletes the password that the server keeps for a node. False when there is none.
     pub(crate) async fn delete_password(&self, node: &str) -> Result<bool, NodeError> {
-        self.delete_secret(&password_secret(node)).await
+        self.delete_secret(&password_secret(node), None).await
     }
 
     /// Deletes the bootstrap tokens whose description begins so, and tells how many there were.
@@ -188,15 +252,15 @@ impl ClusterApi {
                 continue;
             }
             let name = secret.metadata.name.unwrap_or_default();
-            deleted += usize::from(self.delete_secret(&name).await?);
+            deleted += usize::from(self.delete_secret(&name, None).await?);
         }
         Ok(deleted)
     }
 
-    async fn delete_secret(&self, name: &str) -> Result<bool, NodeError> {
+    async fn delete_secret(&self, name: &str, uid: Option<&str>) -> Result<bool, NodeError> {
         let secrets = Api::<Secret>::namespaced(self.client.clone(), SYSTEM);
         let deleted = async {
-            match secrets.delete(name, &DeleteParams::default()).await {
+            match secrets.delete(name, &only(uid)).await {
                 Ok(_) => Ok(true),
                 Err(error) if is_not_found(&error) => Ok(false),
                 Err(error) => Err(error),
@@ -204,6 +268,36 @@ impl ClusterApi {
         };
         self.asked(&format!("delete secret {name}"), deleted).await
     }
+}
+
+/// Deletes an object only while it has this uid.
+fn only(uid: Option<&str>) -> DeleteParams {
+    let params = DeleteParams::default();
+    match uid.filter(|uid| !uid.is_empty()) {
+        Some(uid) => params.preconditions(Preconditions {
+            uid: Some(uid.to_owned()),
+            resource_version: None,
+        }),
+        None => params,
+    }
+}
+
+fn version(node: &Node) -> Option<&str> {
+    node.metadata.resource_version.as_deref()
+}
+
+/// Looks anew and tries again where somebody else came before with a change.
+async fn again_after_conflict<T, F>(change: impl Fn() -> F) -> Result<T, NodeError>
+where
+    F: Future<Output = Result<T, NodeError>>,
+{
+    for _ in 1..TRIES {
+        match change().await {
+            Err(error) if is_conflict(&error) => {}
+            done => return done,
+        }
+    }
+    change().await
 }
 
 fn described(secret: &Secret, prefix: &str) -> bool {

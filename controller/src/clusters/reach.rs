@@ -210,6 +210,14 @@ impl ClusterApi {
     }
 }
 
+/// Whether a change was refused since the object is another one by now, or was changed meanwhile.
+pub(super) fn is_conflict(error: &NodeError) -> bool {
+    let NodeError::Request { source, .. } = error else {
+        return false;
+    };
+    matches!(&**source, kube::Error::Api(status) if status.code == 409)
+}
+
 /// Whether a question was answered with "there is no such object".
 pub(super) fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)

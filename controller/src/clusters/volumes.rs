@@ -18,7 +18,7 @@ pub(crate) struct PinnedVolume {
     pub(crate) capacity: String,
     /// The directory; empty when it has none.
     pub(crate) path: String,
-    /// False for a hostPath that no rule ties to any node: its data may be here.
+    /// False for a directory that no rule ties to a node by its name: its data may be here.
     pub(crate) tied: bool,
 }
 
@@ -35,14 +35,14 @@ impl std::fmt::Display for PinnedVolume {
             }
         }
         if !self.tied {
-            formatter.write_str(", tied to no node: its data may be on any")?;
+            formatter.write_str(", tied to no node by its name: its data may be on any")?;
         }
         formatter.write_str(")")
     }
 }
 
-/// The volumes that are pinned to a node by its name or its hostname label, in whatever phase, and hostPaths that are pinned
-/// to none. A pure function.
+/// The volumes that are pinned to a node by its name or its hostname label, in whatever phase, and those in a directory that
+/// may be on it, since their rules name no other node. A pure function.
 pub(crate) fn pinned(volumes: Vec<PersistentVolume>, name: &str, label: &str) -> Vec<PinnedVolume> {
     volumes
         .into_iter()
@@ -56,11 +56,17 @@ pub(crate) fn pinned(volumes: Vec<PersistentVolume>, name: &str, label: &str) ->
                 .host_path
                 .map(|host_path| host_path.path)
                 .or(spec.local.map(|local| local.path));
-            let tied = match (&required, &path) {
-                (Some(terms), _) if terms.iter().any(|term| fits(term, name, label)) => true,
-                (None, Some(_)) => false,
-                _ => return None,
-            };
+            let places: Vec<_> = required
+                .iter()
+                .flatten()
+                .map(|term| place(term, name, label))
+                .collect();
+            let elsewhere = !places.is_empty() && places.iter().all(|at| *at == Place::Elsewhere);
+            let tied = places.contains(&Place::Here);
+            // What is no directory and names no node by a known key is on a server or in a zone.
+            if !tied && (path.is_none() || elsewhere) {
+                return None;
+            }
             Some(PinnedVolume {
                 name: volume.metadata.name.unwrap_or_default(),
                 claim: spec
@@ -86,26 +92,44 @@ pub(crate) fn pinned(volumes: Vec<PersistentVolume>, name: &str, label: &str) ->
         .collect()
 }
 
-/// Whether a term may choose a node. What it demands besides is not looked at: a volume counts rather once too often.
-fn fits(term: &NodeSelectorTerm, name: &str, label: &str) -> bool {
-    let chosen = |key: &str, values: &Option<Vec<String>>, operator: &str| {
-        let wanted = match key {
-            "kubernetes.io/hostname" | "beta.kubernetes.io/hostname" => label,
-            "metadata.name" => name,
-            _ => return false,
+/// What a rule of a volume says of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Here,
+    Elsewhere,
+    /// Its keys name no node.
+    Unclear,
+}
+
+/// Where a term has its volume: a volume counts rather once too often.
+fn place(term: &NodeSelectorTerm, name: &str, label: &str) -> Place {
+    let of_rule = |key: &str, values: &Option<Vec<String>>, operator: &str| {
+        let wanted: &[&str] = match key {
+            "kubernetes.io/hostname" | "beta.kubernetes.io/hostname" => &[label],
+            "metadata.name" => &[name],
+            // Drivers of volumes on the disks of a node.
+            "topology.topolvm.io/node" | "openebs.io/nodename" | "topology.hostpath.csi/node" => {
+                &[name, label]
+            }
+            _ => return Place::Unclear,
         };
-        let listed = values.iter().flatten().any(|value| value == wanted);
-        match operator {
-            "NotIn" => !listed,
-            "Exists" => true,
-            _ => listed,
+        let mut values = values.iter().flatten();
+        let listed = values.any(|value| wanted.contains(&value.as_str()));
+        match (operator, listed) {
+            ("In", true) | ("NotIn", false) | ("Exists", _) => Place::Here,
+            ("In", false) | ("NotIn", true) => Place::Elsewhere,
+            _ => Place::Unclear,
         }
     };
     let expressions = term.match_expressions.iter().flatten();
     let fields = term.match_fields.iter().flatten();
-    expressions
+    let places: Vec<_> = expressions
         .chain(fields)
-        .any(|rule| chosen(&rule.key, &rule.values, &rule.operator))
+        .map(|rule| of_rule(&rule.key, &rule.values, &rule.operator))
+        .collect();
+    let clear = [Place::Here, Place::Elsewhere];
+    let found = clear.into_iter().find(|place| places.contains(place));
+    found.unwrap_or(Place::Unclear)
 }
 
 impl ClusterApi {
@@ -146,6 +170,7 @@ mod tests {
     #[test]
     fn volumes_count_by_the_label_of_the_node_whatever_their_phase() {
         let host_path = || json!({"hostPath": {"path": "/data"}});
+        let csi = || json!({"csi": {"driver": "d", "volumeHandle": "h"}});
         let hostname = "kubernetes.io/hostname";
         let all: Vec<_> = [
             volume(
@@ -187,11 +212,30 @@ mod tests {
             ),
         ]
         .into_iter()
+        .chain([
+            volume("zone", "Bound", host_path(), on("zone", "In", &["a"])),
+            volume("csi-zone", "Bound", csi(), on("zone", "In", &["a"])),
+            volume(
+                "lvm",
+                "Bound",
+                csi(),
+                on("topology.topolvm.io/node", "In", &["w1"]),
+            ),
+            volume(
+                "lvm-w2",
+                "Bound",
+                csi(),
+                on("openebs.io/nodename", "In", &["w2"]),
+            ),
+        ])
         .map(|volume| serde_json::from_value(volume).expect("a volume"))
         .collect();
         let found = pinned(all, "w1", "label-w1");
         let names: Vec<_> = found.iter().map(|volume| volume.name.as_str()).collect();
-        assert_eq!(names, ["here", "released", "anywhere", "not-w2"]);
+        assert_eq!(
+            names,
+            ["here", "released", "anywhere", "not-w2", "zone", "lvm"]
+        );
         assert_eq!(
             found[0].to_string(),
             "volume here (Bound, claim pods/data, 10Mi, in /data)"

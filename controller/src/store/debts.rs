@@ -70,20 +70,25 @@ impl Store {
         .bind(stamp::now_millis())
         .bind(debt.last_error)
         .execute(self.pool())
-        .await?;
+        .await
+        .map_err(self.failed())?;
         Ok(())
     }
 
-    /// The debts that are due, oldest first: cordons of operations that still run are not.
+    /// The debts that are due, oldest first. Cordons of operations that still run are not, nor is a Node whose name a host of the
+    /// cluster has: it has joined again, and the Node is its new one.
     pub(crate) async fn due_debts(&self) -> Result<Vec<DebtRow>, Error> {
         sqlx::query(
-            "SELECT * FROM debts WHERE kind <> 'uncordon' OR NOT EXISTS
-             (SELECT 1 FROM operations WHERE operations.id = debts.operation_id AND operations.state IN (?, ?)) ORDER BY id",
+            "SELECT * FROM debts WHERE CASE kind WHEN 'uncordon' THEN NOT EXISTS
+             (SELECT 1 FROM operations WHERE operations.id = debts.operation_id AND operations.state IN (?, ?))
+             ELSE NOT EXISTS (SELECT 1 FROM cluster_nodes WHERE cluster_nodes.cluster = debts.cluster
+             AND cluster_nodes.node_name = debts.node_name) END ORDER BY id",
         )
         .bind(pb::OperationState::Running as i32)
         .bind(pb::OperationState::Cancelling as i32)
         .fetch_all(self.pool())
-        .await?
+        .await
+        .map_err(self.failed())?
         .iter()
         .map(read)
         .collect()
@@ -101,25 +106,21 @@ impl Store {
             .bind(kind.as_str())
             .bind(node_name)
             .fetch_optional(self.pool())
-            .await?
+            .await
+            .map_err(self.failed())?
             .as_ref()
             .map(read)
             .transpose()
     }
 
-    /// A debt was paid, or is owed no longer.
-    pub(crate) async fn settle_debt(
-        &self,
-        cluster: &str,
-        kind: DebtKind,
-        node_name: &str,
-    ) -> Result<(), Error> {
-        sqlx::query("DELETE FROM debts WHERE cluster = ? AND kind = ? AND node_name = ?")
-            .bind(cluster)
-            .bind(kind.as_str())
-            .bind(node_name)
+    /// A debt was paid, or is owed no longer. One that another operation has taken over meanwhile stays.
+    pub(crate) async fn settle_debt(&self, debt: &DebtRow) -> Result<(), Error> {
+        sqlx::query("DELETE FROM debts WHERE id = ? AND operation_id = ?")
+            .bind(debt.id)
+            .bind(&debt.operation)
             .execute(self.pool())
-            .await?;
+            .await
+            .map_err(self.failed())?;
         Ok(())
     }
 
@@ -129,7 +130,8 @@ impl Store {
             .bind(error)
             .bind(id)
             .execute(self.pool())
-            .await?;
+            .await
+            .map_err(self.failed())?;
         Ok(())
     }
 
@@ -138,7 +140,8 @@ impl Store {
         let state: Option<i32> = sqlx::query_scalar("SELECT state FROM operations WHERE id = ?")
             .bind(operation)
             .fetch_optional(self.pool())
-            .await?;
+            .await
+            .map_err(self.failed())?;
         Ok(state == Some(pb::OperationState::Cancelling as i32))
     }
 }

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use canasta_steps::{Done, Reporter, Step, StepError};
 
 use crate::clusters::ClusterApi;
-use crate::clusters::nodes::{Cordon, cordoned_by};
-use crate::store::debts::{DebtKind, NewDebt};
+use crate::clusters::nodes::Cordon;
+use crate::store::debts::{DebtKind, DebtRow, NewDebt};
 use crate::workflows::Context;
 use crate::workflows::record::database_failed;
 
@@ -68,29 +68,31 @@ impl Cordoned {
         let Some(left) = left.filter(|left| left.operation != self.operation) else {
             return Ok(());
         };
-        let node = api.known_node(&self.node_name).await?;
-        if cordoned_by(&node) == by_operation(&left.operation) {
-            let by = by_operation(&self.operation);
-            api.take_over_cordon(&self.node_name, &by).await?;
-        }
+        let (from, by) = (by_operation(&left.operation), by_operation(&self.operation));
+        api.take_over_cordon_of(&self.node_name, &from, &by).await?;
         Ok(())
     }
 
     /// Keeps it for good: it is not taken back any more.
     pub(in crate::workflows) async fn keep(&self) -> Result<(), StepError> {
-        let settled =
-            self.context
-                .store
-                .settle_debt(&self.cluster, DebtKind::Uncordon, &self.node_name);
-        settled.await.map_err(database_failed)
+        let store = &self.context.store;
+        match self.owed().await? {
+            Some(debt) => store.settle_debt(&debt).await.map_err(database_failed),
+            None => Ok(()),
+        }
+    }
+
+    /// The debt of this very operation.
+    async fn owed(&self) -> Result<Option<DebtRow>, StepError> {
+        let store = &self.context.store;
+        let debt = store.debt(&self.cluster, DebtKind::Uncordon, &self.node_name);
+        let debt = debt.await.map_err(database_failed)?;
+        Ok(debt.filter(|debt| debt.operation == self.operation))
     }
 
     /// Takes it back, if this operation set it and has not kept it.
     pub(in crate::workflows) async fn take_back(&self) -> Result<(), StepError> {
-        let store = &self.context.store;
-        let debt = store.debt(&self.cluster, DebtKind::Uncordon, &self.node_name);
-        let owed = debt.await.map_err(database_failed)?;
-        if owed.is_none_or(|debt| debt.operation != self.operation) {
+        if self.owed().await?.is_none() {
             return Ok(());
         }
         let api = self.context.clusters.api_of(&self.cluster).await?;

@@ -247,6 +247,44 @@ async fn a_cordon_of_an_operation_that_is_gone_is_taken_back_once_the_api_answer
 }
 
 #[tokio::test]
+async fn a_cordon_that_somebody_takes_over_in_between_stays() {
+    let lab = Lab::new().await;
+    lab.joined().await;
+    let api = lab.context.clusters.api_of("c").await.expect("answers");
+    api.cordon("w1", "operation gone").await.expect("asked");
+    lab.api.meanwhile(serde_json::json!({
+        "metadata": {"annotations": {CORDONED_BY: "user bert"}},
+    }));
+    let taken = api.take_back_cordon("w1", "operation gone").await;
+    assert!(!taken.expect("asked"));
+    assert_eq!(cordoned(&lab), (true, "user bert".to_owned()));
+}
+
+#[tokio::test]
+async fn a_debt_that_another_operation_took_over_is_not_settled_by_the_first() {
+    let lab = Lab::new().await;
+    let store = &lab.context.store;
+    let debt = NewDebt {
+        cluster: "c",
+        kind: DebtKind::Uncordon,
+        node_name: "w1",
+        host: "w1",
+        operation: "first",
+        last_error: "",
+    };
+    store.put_debt(&debt).await.expect("stored");
+    let first = store.due_debts().await.expect("read").remove(0);
+    let second = NewDebt {
+        operation: "second",
+        ..debt
+    };
+    store.put_debt(&second).await.expect("stored");
+    store.settle_debt(&first).await.expect("read");
+    let left = store.due_debts().await.expect("read");
+    assert_eq!(left[0].operation, "second");
+}
+
+#[tokio::test]
 async fn what_an_earlier_operation_left_is_taken_over_and_taken_back() {
     let lab = Lab::new().await;
     lab.joined().await;

@@ -16,7 +16,7 @@ use crate::operations::agent::{AgentTask, connect};
 use crate::workflows::ask::step_error;
 use crate::workflows::record::{Record, judged};
 use crate::workflows::release::{Fetch, Push, Release};
-use crate::workflows::{Context, Error, gather, stale};
+use crate::workflows::{Context, gather, stale};
 
 /// Tasks of the agent: id, title, which step of the agent.
 const TASKS: [(&str, &str, K3sInstallStep); 7] = [

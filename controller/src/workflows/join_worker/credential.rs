@@ -58,8 +58,21 @@ impl Shared {
     }
 
     /// Makes a credential and has the worker keep it. Tokens that an earlier run left are deleted first.
-    async fn bring(&self) -> Result<JoinCredentialKind, StepError> {
+    pub(super) async fn bring(&self) -> Result<JoinCredentialKind, StepError> {
         self.delete_tokens().await?;
+        match self.make_and_store().await {
+            // The step that fails is not undone itself.
+            Err(error) => Err(match self.delete_tokens().await {
+                Ok(_) => error,
+                Err(undone) => error.cause(format!(
+                    "a bootstrap token may be left, which ends by itself: {undone}"
+                )),
+            }),
+            kind => kind,
+        }
+    }
+
+    async fn make_and_store(&self) -> Result<JoinCredentialKind, StepError> {
         let made = self.make(LIFE).await?;
         let kind = made.kind();
         let limit = self.context.timings.request;
@@ -90,19 +103,25 @@ impl Shared {
     }
 }
 
-/// Brings the credential, where the host is no member yet.
-pub(super) struct BringCredential(pub(super) Arc<Shared>);
+/// Brings the credential, where the host is no member yet or has lost it: k3s does not start without one.
+pub(super) struct BringCredential(KeepCredential);
+
+impl BringCredential {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self(KeepCredential {
+            task: shared.task("join-credential"),
+            shared,
+        })
+    }
+}
 
 #[async_trait]
 impl Step for BringCredential {
-    async fn run(&self, _: &Reporter) -> Result<Done, StepError> {
-        if self.0.is_member().await? {
-            return Ok(Done::unchanged(format!(
-                "node {} is Ready and of this machine: it needs no new credential",
-                self.0.planned.node_name
-            )));
+    async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
+        if self.0.shared.is_member().await? {
+            return self.0.run(reporter).await;
         }
-        Ok(Done::changed(match self.0.bring().await? {
+        Ok(Done::changed(match self.0.shared.bring().await? {
             JoinCredentialKind::AgentToken => {
                 "the cluster's own agent token, which is not the server's".to_owned()
             }
@@ -112,7 +131,7 @@ impl Step for BringCredential {
 
     /// A join that failed leaves no token that is still good.
     async fn undo(&self) -> Result<(), StepError> {
-        self.0.delete_tokens().await?;
+        self.0.shared.delete_tokens().await?;
         Ok(())
     }
 }

@@ -37,6 +37,32 @@ pub(super) struct Registered {
     pub(super) ready: bool,
 }
 
+impl Registered {
+    pub(super) fn of(node: &Node) -> Self {
+        Self {
+            machine_id: identity(node).0.to_owned(),
+            ready: ready_condition(node).is_some_and(|ready| ready.status == "True"),
+        }
+    }
+
+    /// Whether another machine lives under this name: a Node that is Ready is no leftover.
+    pub(super) fn lives_elsewhere(&self, facts: &pb::NodeFacts) -> bool {
+        self.ready && !self.machine_id.is_empty() && self.machine_id != facts.machine_id
+    }
+
+    /// Why such a name can't be had, and what to do about it.
+    pub(super) fn taken(&self, name: &str, facts: &pb::NodeFacts) -> (String, &'static str) {
+        (
+            format!(
+                "node '{name}' is Ready on another machine (machine id '{}', this one has '{}')",
+                self.machine_id, facts.machine_id
+            ),
+            "give the machine another name: hostnamectl set-hostname NAME; if this host was installed anew, its old node \
+             turns NotReady after about 40 s: then run the command again",
+        )
+    }
+}
+
 /// A host that another one may be taken for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Twin {
@@ -104,10 +130,7 @@ pub(super) async fn gather(
         .debt(&target.cluster.name, DebtKind::DeleteNode, &name)
         .await?;
     known.owed = owed.is_some_and(|debt| debt.host == host.as_str());
-    known.registered = target.api.node(&name).await?.map(|node| Registered {
-        machine_id: identity(&node).0.to_owned(),
-        ready: ready_condition(&node).is_some_and(|ready| ready.status == "True"),
-    });
+    known.registered = target.api.node(&name).await?.as_ref().map(Registered::of);
     known.password = target.api.has_password(&name).await?;
     Ok(known)
 }

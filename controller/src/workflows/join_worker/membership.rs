@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use canasta_steps::{Done, Reporter, Step, StepError};
 
-use super::known;
+use super::known::{self, Registered};
 use super::steps::Shared;
 use crate::clusters::Awaited;
 use crate::store::debts::DebtKind;
@@ -81,9 +81,17 @@ impl Step for ClearStale {
         let facts = facts.map_err(crate::operations::agent::fleet_error)?;
         if known::is_of_this_boot(&node, &facts) {
             // Registered by the k3s that runs here, in a run that did not come to its end.
+            self.0.forgive().await?;
             return Ok(Done::unchanged(format!(
                 "node {name} is of the k3s that is here"
             )));
+        }
+        let registered = Registered::of(&node);
+        if registered.lives_elsewhere(&facts) {
+            let (message, hint) = registered.taken(name, &facts);
+            return Err(StepError::new("NODE_NAME_TAKEN", message)
+                .subject(format!("host {host}"))
+                .hint(hint));
         }
         api.delete_node(name).await?;
         api.delete_password(name).await?;
@@ -100,11 +108,12 @@ impl Shared {
         let Self {
             context, planned, ..
         } = self;
-        let settled =
-            context
-                .store
-                .settle_debt(&planned.cluster, DebtKind::DeleteNode, &planned.node_name);
-        settled.await.map_err(database_failed)
+        let store = &context.store;
+        let debt = store.debt(&planned.cluster, DebtKind::DeleteNode, &planned.node_name);
+        match debt.await.map_err(database_failed)? {
+            Some(debt) => store.settle_debt(&debt).await.map_err(database_failed),
+            None => Ok(()),
+        }
     }
 }
 

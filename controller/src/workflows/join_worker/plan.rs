@@ -8,7 +8,7 @@ use canasta_proto::version::{Change, K3sVersion};
 use serde::{Deserialize, Serialize};
 
 use super::control_plane::ControlPlane;
-use super::known::Known;
+use super::known::{Known, Registered};
 use crate::clusters::{CONTROL_PLANE, WORKER};
 use crate::store::clusters::{ClusterRow, NodeRow};
 use crate::workflows::Refusal;
@@ -171,6 +171,11 @@ fn check_name(host: &HostName, target: &ControlPlane, known: &Known) -> Result<(
         .about(host));
     }
     if known.was_ours(&target.cluster.name) {
+        let alive = |registered: &&Registered| registered.lives_elsewhere(&known.facts);
+        if let Some(registered) = known.registered.as_ref().filter(alive) {
+            let (message, hint) = registered.taken(&name, &known.facts);
+            return Err(Refusal::new("NODE_NAME_TAKEN", message, hint).about(host));
+        }
         return Ok(());
     }
     if let Some(registered) = &known.registered {

@@ -89,7 +89,8 @@ pub(super) async fn of_worker(
         }
         let state = context.fleet.state(&peer);
         if peer != target.host && state.is_none_or(|state| state.phase != Phase::Connected) {
-            findings.push(not_probed(host, &peer));
+            let why = format!("the agent on {peer} is not connected");
+            findings.push(not_probed(host, &peer, &why));
             continue;
         }
         let peer = End {
@@ -98,8 +99,16 @@ pub(super) async fn of_worker(
         };
         // One after the other: two probes would fight for the same port.
         for direction in both_ways(&worker, &peer, member.role == CONTROL_PLANE) {
-            let told = probe(context, &direction).await?;
-            findings.extend(judge(&direction, &told));
+            match probe(context, &direction).await {
+                Ok(told) => findings.extend(judge(&direction, &told)),
+                // One node that can't be asked keeps no other from joining.
+                Err(error) if peer.host != target.host => {
+                    let why = crate::clusters::shown(&error);
+                    findings.push(not_probed(host, &peer.host, &why));
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(findings)
@@ -269,6 +278,10 @@ fn number(port: Option<ProbePort>) -> u32 {
 
 /// What the answers of both agents say of one direction. A pure function.
 fn judge(direction: &Direction, told: &Told) -> Vec<pb::Finding> {
+    let arrived = |port: &ProbePort| match port.protocol() {
+        ProbeProtocol::Udp => told.arrived.get(&port.port).copied().unwrap_or(0),
+        _ => 0,
+    };
     let of_port = |port: &ProbePort| {
         let same = |other: Option<ProbePort>| other.as_ref() == Some(port);
         let listener = told.listeners.iter().find(|state| same(state.port));
@@ -287,15 +300,14 @@ fn judge(direction: &Direction, told: &Told) -> Vec<pb::Finding> {
                 "the agent on {} can't listen there: {}",
                 direction.to.host, state.error
             )),
+            // Whatever the sender was told: what arrived came through.
+            (Some(_), Some(_)) if arrived(port) > 0 => datagrams(direction, *port, arrived(port)),
             (Some(_), Some(result)) => match (result.outcome(), port.protocol()) {
                 (ProbeOutcome::Unspecified, _) => unknown(format!(
                     "the agent on {} can't tell: {}",
                     direction.from.host, result.error
                 )),
-                (ProbeOutcome::Sent, ProbeProtocol::Udp) => {
-                    let arrived = told.arrived.get(&port.port).copied().unwrap_or(0);
-                    datagrams(direction, *port, arrived)
-                }
+                (ProbeOutcome::Sent, ProbeProtocol::Udp) => datagrams(direction, *port, 0),
                 (ProbeOutcome::Sent, _) => None,
                 (outcome, _) => Some(blocked(direction, *port, in_words(outcome), &result.error)),
             },
@@ -388,13 +400,11 @@ fn unknown(direction: &Direction, port: ProbePort, why: &str) -> pb::Finding {
     }
 }
 
-fn not_probed(host: &HostName, peer: &HostName) -> pb::Finding {
+fn not_probed(host: &HostName, peer: &HostName, why: &str) -> pb::Finding {
     pb::Finding {
         code: "NET_NOT_PROBED".to_owned(),
         severity: Severity::Warning.into(),
-        message: format!(
-            "the ports between {host} and {peer} could not be tried: the agent on {peer} is not connected"
-        ),
+        message: format!("the ports between {host} and {peer} could not be tried: {why}"),
         subject: format!("{host} <-> {peer}"),
         mend: format!(
             "make sure that {KUBELET}/tcp and {VXLAN}/udp are open between the two, in both directions"

@@ -155,7 +155,7 @@ pub(super) fn steps(context: &Context, planned: &Planned, operation: &str) -> Pl
         .on_host(
             "join-credential",
             "bring the credential of the join",
-            BringCredential(with()),
+            BringCredential::new(with()),
         )
         .task(
             "write-config",

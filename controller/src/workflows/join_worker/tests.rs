@@ -9,8 +9,9 @@ use canasta_proto::pb;
 use super::control_plane::{ControlPlane, judge};
 use super::known::{Known, Registered, Twin, find_twins};
 use super::plan::{Planned, plan};
+use super::steps::Shared;
 use super::{check, join};
-use crate::clusters::fake::secret;
+use crate::clusters::fake::{node, secret};
 use crate::clusters::{CONTROL_PLANE, WORKER};
 use crate::operations::Workflow as _;
 use crate::operations::probes::EachTwice;
@@ -161,7 +162,10 @@ async fn what_was_ours_is_no_obstacle() {
     let lab = Lab::new().await;
     let target = target(&lab).await;
     let left = |known: &mut Known| {
-        known.registered = Some(other_machine());
+        known.registered = Some(Registered {
+            ready: false,
+            ..other_machine()
+        });
         known.password = true;
     };
     let mut reinstalled = recorded("c", WORKER);
@@ -177,6 +181,11 @@ async fn what_was_ours_is_no_obstacle() {
             ready: false,
         });
     });
+    let mut alive = reinstalled.clone();
+    alive.registered = Some(other_machine());
+    let refusal = planned(&target, &alive).expect_err("another machine lives there");
+    assert_eq!(refusal.reason, "NODE_NAME_TAKEN");
+    assert!(refusal.message.contains("is Ready on another machine"));
     for known in [reinstalled, owed, same] {
         planned(&target, &known).expect("ours");
     }
@@ -386,6 +395,56 @@ async fn the_credential_is_in_no_record_and_goes_with_a_join_that_fails() {
 }
 
 #[tokio::test]
+async fn a_credential_that_can_not_be_kept_leaves_no_token() {
+    let lab = Lab::new().await;
+    let away = "w9".parse().expect("name");
+    let now = jiff::Timestamp::now();
+    let added = lab.context.store.add_host(&away, "", now).await;
+    added.expect("added");
+    let mut planned = planned(&target(&lab).await, &fresh()).expect("fit");
+    planned.host = away.into();
+    let shared = Shared {
+        context: lab.context.clone(),
+        planned,
+        operation: "0190".to_owned(),
+    };
+    let (path, token) = secret("bootstrap-token-w9", TOKEN, "canasta join w9 0190");
+    let made = async {
+        while lab.bench.agent.made.lock().expect("made").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        lab.api.put(&path, token);
+    };
+    let (brought, ()) = tokio::join!(shared.bring(), made);
+    brought.expect_err("the host is away");
+    assert_eq!(lab.api.get(&path), None);
+}
+
+#[tokio::test]
+async fn a_member_keeps_its_credential_before_it_may_be_restarted() {
+    let lab = Lab::new().await;
+    lab.joined().await;
+    let joins = join(&lab.context, &lab.operations, &asked(), "user anna")
+        .await
+        .expect("planned");
+    lab.ended(&joins[0].operation_id).await;
+    let specs = lab.agent.specs.lock().expect("specs");
+    let steps: Vec<_> = specs
+        .iter()
+        .filter_map(|spec| match &spec.verb {
+            Some(pb::task_spec::Verb::K3sInstall(task)) => Some(task.step()),
+            _ => None,
+        })
+        .collect();
+    let at = |wanted| steps.iter().position(|step| *step == wanted);
+    let kept = at(pb::K3sInstallStep::KeepCredential).expect("kept");
+    assert!(
+        kept < at(pb::K3sInstallStep::Config).expect("written"),
+        "{steps:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_node_of_an_earlier_life_is_cleared_and_a_deleted_one_is_registered_anew() {
     let lab = Lab::new().await;
     lab.joined().await;
@@ -397,6 +456,15 @@ async fn a_node_of_an_earlier_life_is_cleared_and_a_deleted_one_is_registered_an
     });
     let (path, password) = secret("w1.node-password.k3s", "Opaque", "");
     lab.api.put(&path, password);
+    let alive = join(&lab.context, &lab.operations, &asked(), "user anna")
+        .await
+        .expect("planned");
+    assert_eq!(
+        alive[0].error.clone().expect("Ready still").reason,
+        "NODE_NAME_TAKEN"
+    );
+    let old = node("w1", "machine-w1", "boot-w1", "Unknown");
+    lab.api.put("/api/v1/nodes/w1", old);
     let joins = join(&lab.context, &lab.operations, &asked(), "user anna")
         .await
         .expect("planned");

@@ -7,7 +7,7 @@ use canasta_proto::pb;
 use tokio::time::timeout;
 use tonic::Status;
 
-use crate::clusters::nodes::hostname_label;
+use crate::clusters::nodes::{hostname_label, identity};
 use crate::clusters::volumes::{PinnedVolume, pinned};
 use crate::clusters::{CONTROL_PLANE, ClusterApi, NodeError, shown};
 use crate::fleet::FleetError;
@@ -89,11 +89,15 @@ pub(super) async fn gather(context: &Context, host: &HostName) -> Result<Known, 
                 .collect();
         }
     }
-    if !(never_ready && known.inspected.stored.is_empty()) {
-        known.cluster = match ask(context, &node).await {
-            Ok(answer) => answer,
-            Err(error) => Asked::Failed(shown(&error)),
-        };
+    let facts = context.fleet.refresh(host).await?;
+    match ask(context, &node, &facts.machine_id).await {
+        Ok((answer, registered)) => {
+            // A join that ended before its Node was Ready is not marked, and the Node may have got pods since.
+            known.never_ready &= !registered;
+            known.cluster = answer;
+        }
+        Err(_) if never_ready && known.inspected.stored.is_empty() => {}
+        Err(error) => known.cluster = Asked::Failed(shown(&error)),
     }
     Ok(known)
 }
@@ -115,19 +119,19 @@ async fn inspect(
     Ok(answer.into_inner())
 }
 
-async fn ask(context: &Context, node: &NodeRow) -> Result<Asked, NodeError> {
+/// What the cluster says, and whether it has a Node of this machine. A Node that does not tell its machine counts as one.
+async fn ask(context: &Context, node: &NodeRow, machine: &str) -> Result<(Asked, bool), NodeError> {
     let api: ClusterApi = context.clusters.api_of(&node.cluster).await?;
     let nodes = api.nodes().await?;
     let is_own = |name: &Option<String>| name.as_deref() == Some(node.node_name.as_str());
-    let label = nodes
-        .iter()
-        .find(|found| is_own(&found.metadata.name))
-        .map_or(node.node_name.as_str(), hostname_label);
+    let own = nodes.iter().find(|found| is_own(&found.metadata.name));
+    let registered = own.is_some_and(|own| ["", machine].contains(&identity(own).0));
+    let label = own.map_or(node.node_name.as_str(), hostname_label);
     let volumes = pinned(api.volumes().await?, &node.node_name, label);
     let others = nodes
         .iter()
         .filter(|found| !is_own(&found.metadata.name))
         .filter_map(|found| found.metadata.name.clone())
         .collect();
-    Ok(Asked::Answered { volumes, others })
+    Ok((Asked::Answered { volumes, others }, registered))
 }

@@ -12,7 +12,7 @@ use super::{plan, uninstall};
 use crate::clusters::CONTROL_PLANE;
 use crate::clusters::fake::{pod, secret};
 use crate::clusters::volumes::PinnedVolume;
-use crate::store::debts::DebtKind;
+use crate::store::debts::{DebtKind, NewDebt};
 use crate::workflows::Error;
 use crate::workflows::bench::{Lab, member, outcomes, running};
 use crate::workflows::forget_cluster::forget;
@@ -318,6 +318,49 @@ async fn by_force_a_dead_api_is_gone_past_and_what_is_left_is_owed_and_paid() {
     assert_eq!(lab.context.clusters.pay().await.expect("read"), []);
     assert_eq!(lab.api.get("/api/v1/nodes/w1"), None);
     assert_eq!(lab.context.store.due_debts().await.expect("read"), []);
+}
+
+#[tokio::test]
+async fn the_node_of_a_host_that_joined_again_is_not_deleted_for_an_old_debt() {
+    let lab = Lab::new().await;
+    lab.joined().await;
+    let store = &lab.context.store;
+    let debt = NewDebt {
+        cluster: "c",
+        kind: DebtKind::DeleteNode,
+        node_name: "w1",
+        host: "w1",
+        operation: "gone",
+        last_error: "",
+    };
+    store.put_debt(&debt).await.expect("stored");
+    assert_eq!(lab.context.clusters.pay().await.expect("read"), []);
+    let api = lab.context.clusters.api_of("c").await.expect("answers");
+    let later = api.delete_node_of("w1", Some("an earlier uid")).await;
+    later.expect_err("another node");
+    assert!(lab.api.get("/api/v1/nodes/w1").is_some());
+    store.forget_node("w1").await.expect("forgotten");
+    assert_eq!(lab.context.clusters.pay().await.expect("read"), []);
+    assert_eq!(lab.api.get("/api/v1/nodes/w1"), None);
+}
+
+#[tokio::test]
+async fn one_that_became_ready_after_its_join_ended_is_drained() {
+    let lab = Lab::new().await;
+    let row = member("w1", "worker", "10.0.0.6");
+    let store = &lab.context.store;
+    store.put_worker(&row, true).await.expect("stored");
+    lab.worker_runs();
+    lab.worker_ready();
+    inspects(&lab, |_| {});
+    let (web, object) = pod("web", "w1", "ReplicaSet");
+    lab.api.put(&web, object);
+    let (id, _) = begun(&lab, asked("w1", false)).await.expect("started");
+    let operation = lab.ended(&id).await;
+    let drained = outcomes(&operation)
+        .into_iter()
+        .find(|(id, _)| id == "drain");
+    assert_eq!(drained.expect("a step").1, pb::StepOutcome::Changed);
 }
 
 #[tokio::test]

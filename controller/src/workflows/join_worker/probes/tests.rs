@@ -103,6 +103,16 @@ fn a_closed_port_is_named_with_direction_and_mend() {
 }
 
 #[test]
+fn datagrams_that_arrived_are_judged_by_their_number_whatever_the_sender_was_told() {
+    let [_, inward] = directions();
+    let mut told = well(&inward);
+    told.results[1].set_outcome(ProbeOutcome::Refused);
+    assert_eq!(judge(&inward, &told), []);
+    told.arrived.clear();
+    assert_eq!(judge(&inward, &told)[0].code, "NET_VXLAN_BLOCKED");
+}
+
+#[test]
 fn what_could_not_be_tried_is_told_and_is_neither_open_nor_closed() {
     let [outward, _] = directions();
     let mut told = well(&outward);
