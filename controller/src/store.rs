@@ -103,7 +103,7 @@ fn primary_code(error: &sqlx::Error) -> Option<i32> {
     Some(code & 0xff)
 }
 
-/// A row that can't be read. What a query itself says goes through [`Store::failed`], which knows the file.
+/// A row that can't be read. What a query itself says goes through `Store::failed`, which knows the file.
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         Self::Query(error)

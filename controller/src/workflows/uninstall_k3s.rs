@@ -1,6 +1,6 @@
 //! `canasta uninstall k8s`: k3s is taken off a host, after the cluster and the host were asked what would be lost.
 //!
-//! What may keep an uninstall from being done stands in one list, [`guards::GUARDS`]. It is asked when the uninstall is
+//! What may keep an uninstall from being done stands in one list, `guards::GUARDS`. It is asked when the uninstall is
 //! planned, again once nothing new is placed on the node, and again when the node is drained.
 
 mod guards;
