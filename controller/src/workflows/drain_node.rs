@@ -1,6 +1,6 @@
 //! `canasta node drain`: a node is cordoned and its pods are evicted, as their disruption budgets allow.
 //!
-//! [`Cordoned`] and `evict::evict_all` are used by the uninstall too.
+//! `Cordoned` and `evict::evict_all` are used by the uninstall too.
 
 mod cordon;
 mod evict;
