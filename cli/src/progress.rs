@@ -80,11 +80,7 @@ pub(crate) async fn follow_all(
             format => Box::new(Events(format)),
         };
         let ended = watch(global, channel.clone(), operation_id, show.as_mut()).await?;
-        let end = verdict(operation_id, ended)?;
-        if global.output == Format::Table {
-            show.note("done");
-        }
-        Ok(end)
+        verdict(operation_id, ended)
     });
     let ended: Vec<Result<End, Error>> = tokio::select! {
         ended = join_all(watches) => ended,

@@ -120,7 +120,7 @@ pub(crate) async fn routes(parts: Parts) -> Result<(Routes, Health), DescriptorE
         fleet: fleet.clone(),
         tokens: tokens.clone(),
         operations: operations.clone(),
-        clusters: context.clusters.clone(),
+        context: context.clone(),
         advertised,
     };
     let user = user::UserApi {

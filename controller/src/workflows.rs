@@ -16,6 +16,7 @@ mod launch;
 pub(crate) mod node_target;
 mod record;
 mod release;
+pub(crate) mod remove_host;
 mod stale;
 pub mod uninstall_k3s;
 
@@ -281,23 +282,13 @@ async fn begin(
     mut plan: pb::InstallPlan,
     details: &Details,
 ) -> Result<Begun, Error> {
-    plan.steps = workflow
-        .steps("")
-        .infos()
-        .map(|info| pb::PlannedStep {
-            id: info.id.clone(),
-            title: info.title.clone(),
-            host: info.host.clone(),
-            detail: details.get(info.id.as_str()).cloned().unwrap_or_default(),
-        })
-        .collect();
-    let operation_id = match held {
-        Some(held) => {
-            operations
-                .start(held, std::sync::Arc::new(workflow))
-                .await?
-        }
-        None => String::new(),
-    };
+    let launch::Launched {
+        operation_id,
+        steps,
+    } = launch::launch(operations, held, workflow).await?;
+    plan.steps = steps;
+    for step in &mut plan.steps {
+        step.detail = details.get(step.id.as_str()).cloned().unwrap_or_default();
+    }
     Ok(Begun { operation_id, plan })
 }

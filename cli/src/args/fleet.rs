@@ -24,7 +24,13 @@ pub(crate) enum HostCommand {
     },
     /// Remove a host; its certificate ends at once.
     #[command(after_help = "Example: canasta host remove cp1")]
-    Remove(HostArgument),
+    Remove {
+        #[command(flatten)]
+        host: HostArgument,
+        /// The machine is gone for good: take its node out of its cluster, too.
+        #[arg(long)]
+        force: bool,
+    },
     /// Make a new join token for a known host.
     #[command(after_help = "Example: canasta host token cp1")]
     Token(HostArgument),

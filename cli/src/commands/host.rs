@@ -3,6 +3,7 @@
 use canasta_proto::pb::host_service_client::HostServiceClient;
 use canasta_proto::pb::{
     AddHostRequest, CreateHostTokenRequest, GetHostRequest, ListHostsRequest, RemoveHostRequest,
+    RemoveHostResponse,
 };
 
 use crate::args::{Global, HostAdd, HostCommand};
@@ -59,14 +60,24 @@ pub(super) async fn run(global: &Global, command: HostCommand) -> Result<(), Err
         HostCommand::Show { host, refresh } => {
             show(global, client, host.into_name(), refresh).await
         }
-        HostCommand::Remove(host) => {
+        HostCommand::Remove { host, force } => {
             let name = host.into_name();
-            client
-                .remove_host(RemoveHostRequest { name: name.clone() })
-                .await?;
-            let note = format!(
+            let request = RemoveHostRequest {
+                name: name.clone(),
+                force,
+            };
+            let RemoveHostResponse { cluster, owed } =
+                client.remove_host(request).await?.into_inner();
+            let mut note = format!(
                 "host '{name}' is removed and its certificate ended; nothing on the machine was changed (there: `apt purge canasta-agent`)"
             );
+            if owed {
+                note.push_str(&format!(
+                    "\nits node is deleted once the API of cluster '{cluster}' answers; `canasta cluster show {cluster}` shows it until then"
+                ));
+            } else if !cluster.is_empty() {
+                note.push_str(&format!("\nits node is deleted from cluster '{cluster}'"));
+            }
             output::confirm(global.output, &Removed::new(name), &note)
         }
     }

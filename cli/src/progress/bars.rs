@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use canasta_proto::pb::operation_event::Event;
-use canasta_proto::pb::{OperationEvent, StepProgress};
+use canasta_proto::pb::{OperationEvent, OperationState, StepProgress};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::Show;
@@ -70,6 +70,7 @@ impl Show for Bars {
         match &event.event {
             Some(Event::Planned(planned)) => {
                 self.steps.plan(planned);
+                self.steps.start(event);
                 self.print(&format!(
                     "operation {}: {}",
                     event.operation_id, planned.title
@@ -107,6 +108,10 @@ impl Show for Bars {
                 self.end(event, "✓", &words);
             }
             Some(Event::Failed(_)) => self.end(event, "✗", "FAILED"),
+            Some(Event::Ended(ended)) if ended.state() == OperationState::Succeeded => {
+                self.print(&format!("done{}", self.steps.took(event)));
+            }
+            // How others ended is told as an error.
             Some(Event::Ended(_)) | None => {}
         }
         Ok(())

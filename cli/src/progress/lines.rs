@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use canasta_proto::pb::operation_event::Event;
-use canasta_proto::pb::{OperationEvent, OperationPlanned, StepOutcome};
+use canasta_proto::pb::{OperationEvent, OperationPlanned, OperationState, StepOutcome};
 use jiff::Timestamp;
 
 use super::Show;
@@ -68,14 +68,14 @@ impl Steps {
             .unwrap_or_else(|| id.to_owned())
     }
 
-    /// Remembers when a step began.
+    /// Remembers when a step began, or with its plan the operation.
     pub(super) fn start(&mut self, event: &OperationEvent) {
         if let Some(at) = time(event.at) {
             self.started.insert(event.step_id.clone(), at);
         }
     }
 
-    /// How long the step of this event has taken, ` (3 s)`.
+    /// How long the step of this event has taken, or at its end the operation, ` (3 s)`.
     pub(super) fn took(&self, event: &OperationEvent) -> String {
         match (self.started.get(&event.step_id), time(event.at)) {
             (Some(from), Some(to)) => format!(" ({})", span(to.duration_since(*from))),
@@ -100,6 +100,7 @@ impl Show for Lines {
         match &event.event {
             Some(Event::Planned(planned)) => {
                 self.steps.plan(planned);
+                self.steps.start(event);
                 self.print(&format!(
                     "operation {}: {}",
                     event.operation_id, planned.title
@@ -134,6 +135,10 @@ impl Show for Lines {
             Some(Event::Failed(_)) => {
                 self.print(&format!("{title}: FAILED{}", self.steps.took(event)));
             }
+            Some(Event::Ended(ended)) if ended.state() == OperationState::Succeeded => {
+                self.print(&format!("done{}", self.steps.took(event)));
+            }
+            // How others ended is told as an error.
             Some(Event::Progress(_) | Event::Ended(_)) | None => {}
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! The plan of an uninstall as it is printed: what dies comes before what is done.
 
+use std::collections::BTreeMap;
+
 use canasta_proto::pb;
 use serde::Serialize;
 
@@ -18,6 +20,7 @@ pub(crate) struct Uninstall {
     findings: Vec<Finding>,
     losses: Vec<String>,
     orphans: Vec<String>,
+    found: Vec<String>,
     steps: Vec<PlannedStep>,
 }
 
@@ -32,6 +35,7 @@ impl Uninstall {
             findings: plan.findings.into_iter().map(Into::into).collect(),
             losses: plan.losses,
             orphans: plan.orphans,
+            found: plan.found,
             steps: plan.steps.into_iter().map(Into::into).collect(),
         }
     }
@@ -102,6 +106,7 @@ impl Uninstall {
     /// What `--dry-run` shows.
     pub(crate) fn text(&self) -> String {
         let mut text = self.warning();
+        text.push_str(&listed("On the host now", &without_rules(&self.found)));
         if self.steps.is_empty() {
             text.push_str("\nThere is no plan while this stands in the way.\n");
         } else {
@@ -125,6 +130,30 @@ impl Uninstall {
         text.push_str(&listed("Left without a control plane", &self.orphans));
         text
     }
+}
+
+/// What was found, with chains and rules of packet filters counted: there are a hundred, and nobody knows them by name.
+fn without_rules(found: &[String]) -> Vec<String> {
+    let kind = |line: &str| {
+        let mut words = line.split(' ');
+        let (table, kind) = (words.next()?, words.next()?);
+        let counted = table.contains("tables-") && ["chain", "rule"].contains(&kind);
+        counted.then(|| format!("{kind}s of {table}"))
+    };
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut told = Vec::new();
+    for line in found {
+        match kind(line) {
+            Some(kind) => *counts.entry(kind).or_default() += 1,
+            None => told.push(line.clone()),
+        }
+    }
+    told.extend(
+        counts
+            .iter()
+            .map(|(kind, count)| format!("{kind}: {count}")),
+    );
+    told
 }
 
 /// A list with its length; nothing for an empty one.
@@ -157,6 +186,14 @@ mod tests {
             }],
             losses: vec!["1 volume: pvc-1 (wiki/db)".to_owned()],
             orphans: vec!["w1".to_owned(), "w2".to_owned()],
+            found: [
+                "link flannel.1",
+                "iptables-nft chain KUBE-A",
+                "iptables-nft chain KUBE-B",
+                "ip6tables-nft rule INPUT -j KUBE-A",
+            ]
+            .map(str::to_owned)
+            .into(),
             steps: vec![pb::PlannedStep {
                 title: "stop k3s".to_owned(),
                 ..pb::PlannedStep::default()
@@ -178,7 +215,12 @@ mod tests {
                 assert!(text.contains(words), "{words}: {text}");
             }
         }
-        assert!(plan.text().contains("stop k3s"));
+        for words in [
+            "stop k3s",
+            "On the host now (3):\n  - link flannel.1\n  - chains of iptables-nft: 2\n  - rules of ip6tables-nft: 1\n",
+        ] {
+            assert!(plan.text().contains(words), "{words}: {}", plan.text());
+        }
     }
 
     #[test]

@@ -14,12 +14,12 @@ use tonic::{Code, Request, Response, Status};
 
 use super::caller::{AuditSubject, caller_of};
 use super::{Answer, invalid, wire};
-use crate::clusters::Clusters;
 use crate::fleet::{Fleet, FleetError, Phase};
 use crate::identity::{MakeError, Tokens};
 use crate::operations::Operations;
 use crate::operations::locks::Wanted;
 use crate::store::{self, CertificateRow, Holder, HostRow, Store};
+use crate::workflows::{Context, remove_host};
 
 /// Adds, shows and removes hosts.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct HostApi {
     pub(super) fleet: Fleet,
     pub(super) tokens: Tokens,
     pub(super) operations: Operations,
-    pub(super) clusters: Clusters,
+    pub(super) context: Context,
     /// The address that join commands tell, `HOST:PORT`.
     pub(super) advertised: String,
 }
@@ -100,21 +100,6 @@ impl HostApi {
             Phase::NeedsRejoin { reason } => (pb::HostState::NeedsRejoin, since, reason),
         }
     }
-
-    /// Refuses to remove what is in use.
-    async fn check_unused(&self, host: &HostName) -> Result<(), Status> {
-        if let Some(node) = self.store.cluster_node(host.as_str()).await? {
-            return Err(Fault::new(
-                Code::FailedPrecondition,
-                "HOST_IN_CLUSTER",
-                format!("host '{host}' is a {} of cluster '{}'", node.role, node.cluster),
-            )
-            .about(format!("host {host}"))
-            .hint(format!("uninstall k3s first: canasta uninstall k8s --host {host}; when the machine is gone for good: canasta cluster forget {}", node.cluster))
-            .into());
-        }
-        Ok(())
-    }
 }
 
 #[tonic::async_trait]
@@ -179,7 +164,7 @@ impl HostService for HostApi {
             .into_iter()
             .map(|row| (row.name.clone(), row))
             .collect();
-        let mut memberships = self.clusters.memberships().await?;
+        let mut memberships = self.context.clusters.memberships().await?;
         let hosts = rows
             .into_iter()
             .map(|row| {
@@ -225,15 +210,20 @@ impl HostService for HostApi {
         request: Request<pb::RemoveHostRequest>,
     ) -> Answer<pb::RemoveHostResponse> {
         let by = caller_of(&request).who;
-        let host = self.fleet.host(&request.into_inner().name).await?.name;
-        let wanted = Wanted::change_of(&host);
-        let _held = self.operations.hold(&wanted, "remove-host", &by)?;
-        self.check_unused(&host).await?;
-        if !self.fleet.remove(&host).await? {
-            return Err(FleetError::NotRegistered { host }.into());
-        }
-        tracing::info!(%host, "removed a host");
-        Ok(about(&host, pb::RemoveHostResponse {}))
+        let request = request.into_inner();
+        let remove_host::Removed {
+            host,
+            cluster,
+            owed,
+        } = remove_host::remove(
+            &self.context,
+            &self.operations,
+            &request.name,
+            request.force,
+            &by,
+        )
+        .await?;
+        Ok(about(&host, pb::RemoveHostResponse { cluster, owed }))
     }
 
     async fn create_host_token(

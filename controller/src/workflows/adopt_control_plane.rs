@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::ask::step_error;
 use super::choice::{self, Wish};
 use super::gather::{Gathered, gather, has_program, node_name};
+use super::host_text::HostText;
 use super::record::{Record, known_as, known_cluster};
 use super::{Begun, Context, Details, Error, Refusal, begin, hold_host, refuse, stale};
 use crate::operations::agent::{AgentTask, connect};
@@ -30,25 +31,6 @@ pub(crate) struct Planned {
     node_name: String,
     node_ip: String,
     tls_sans: Vec<String>,
-}
-
-/// The name of a host that was checked before it was stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-struct HostText(HostName);
-
-impl TryFrom<String> for HostText {
-    type Error = canasta_proto::name::NameError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse().map(Self)
-    }
-}
-
-impl From<HostText> for String {
-    fn from(host: HostText) -> Self {
-        host.0.into()
-    }
 }
 
 /// An adoption that was planned.
@@ -72,14 +54,14 @@ impl Workflow for AdoptControlPlane {
     fn title(&self) -> String {
         format!(
             "adopt the k3s control plane on {} (cluster {})",
-            self.planned.host.0, self.planned.cluster
+            self.planned.host, self.planned.cluster
         )
     }
 
     fn locks(&self) -> Wanted {
         Wanted {
             changes: vec![
-                Resource::Host(self.planned.host.0.to_string()),
+                Resource::Host(self.planned.host.to_string()),
                 Resource::Membership(self.planned.cluster.clone()),
             ],
             consults: Vec::new(),
@@ -91,7 +73,7 @@ impl Workflow for AdoptControlPlane {
     }
 
     fn steps(&self, operation: &str) -> Plan {
-        let host = &self.planned.host.0;
+        let host = &*self.planned.host;
         let info = |id: &str, title: &str, host: &str| StepInfo {
             id: id.to_owned(),
             title: title.to_owned(),
@@ -275,7 +257,7 @@ fn plan(
     }
     let first = |one: String, other: String| if one.is_empty() { other } else { one };
     Ok(Planned {
-        host: HostText(host.clone()),
+        host: host.clone().into(),
         cluster: name.to_owned(),
         k3s_version: first(k3s.running_version, k3s.binary_version),
         node_name: first(k3s.node_name, node_name(&known.facts.hostname)),
@@ -290,7 +272,7 @@ struct Preflight(Arc<(Context, Planned)>);
 impl Step for Preflight {
     async fn run(&self, _: &Reporter) -> Result<Done, StepError> {
         let (context, planned) = &*self.0;
-        let host = &planned.host.0;
+        let host = &*planned.host;
         connect(&context.fleet, host, context.timings.agent_wait).await?;
         let known = match gather(context, host).await {
             Ok(known) => known,
@@ -324,7 +306,7 @@ impl Step for RecordCluster {
     async fn run(&self, _: &Reporter) -> Result<Done, StepError> {
         let (context, planned) = &*self.0;
         let record = Record {
-            host: planned.host.0.clone(),
+            host: (*planned.host).clone(),
             cluster: planned.cluster.clone(),
             k3s_version: planned.k3s_version.clone(),
             node_name: planned.node_name.clone(),

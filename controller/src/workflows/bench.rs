@@ -33,7 +33,7 @@ pub(super) struct Lab {
     pub(super) agent: Arc<Agent>,
     /// Whether the worker's k3s registers its Node when it is started.
     pub(super) registers: Arc<AtomicBool>,
-    _link: Stub,
+    link: Stub,
 }
 
 /// The facts of a node without k3s.
@@ -145,13 +145,13 @@ impl Lab {
             Arc::clone(&registers),
         ));
         Self {
-            registers,
             bench,
             context,
             operations,
             api,
             agent,
-            _link: link,
+            registers,
+            link,
         }
     }
 
@@ -159,6 +159,11 @@ impl Lab {
     pub(super) fn worker_runs(&self) {
         let mut facts = self.agent.facts.lock().expect("facts");
         facts.as_mut().expect("set").k3s = Some(running(pb::K3sRole::Agent));
+    }
+
+    /// The worker's machine is gone.
+    pub(super) fn cut_worker(&self) {
+        self.link.cut();
     }
 
     /// The worker's own Node is Ready.

@@ -215,14 +215,19 @@ pub(super) fn errors(findings: &[pb::Finding]) -> impl Iterator<Item = &pb::Find
         .filter(|finding| finding.severity() == Severity::Error)
 }
 
-/// A finding on one line, with its mend.
+/// A finding on one line, with its mend, among others of any severity.
 pub(super) fn shown(finding: &pb::Finding) -> String {
     let warning = match finding.severity() {
         Severity::Warning => "warning ",
         _ => "",
     };
+    format!("{warning}{}", told(finding))
+}
+
+/// A finding on one line, with its mend, where its severity is told already.
+pub(super) fn told(finding: &pb::Finding) -> String {
     format!(
-        "{warning}{}: {} (mend: {})",
+        "{}: {} (mend: {})",
         finding.code, finding.message, finding.mend
     )
 }

@@ -172,10 +172,10 @@ pub(super) fn judged(
     if !errors.is_empty() {
         let mut error = StepError::new(
             "PREFLIGHT_FAILED",
-            format!(
-                "host '{host}' is not fit for k3s: {} findings",
-                errors.len()
-            ),
+            match errors.as_slice() {
+                [one] => format!("host '{host}' is not fit for k3s: {}", one.code),
+                all => format!("host '{host}' is not fit for k3s: {} findings", all.len()),
+            },
         )
         .subject(format!("host {host}"))
         .hint("mend what the findings name, then run the command again")
@@ -188,7 +188,7 @@ pub(super) fn judged(
     if findings.is_empty() {
         return Ok(Done::unchanged("nothing stands in the way"));
     }
-    let texts: Vec<_> = findings.iter().map(super::gather::shown).collect();
+    let texts: Vec<_> = findings.iter().map(super::gather::told).collect();
     let text = texts.join("; ");
     Ok(if installed {
         Done::unchanged(text)

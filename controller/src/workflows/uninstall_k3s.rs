@@ -195,6 +195,7 @@ fn shown(planned: &Planned, known: &Known, judged: &Judged) -> pb::UninstallPlan
         losses: judged.losses.clone(),
         orphans: judged.orphans.clone(),
         steps: Vec::new(),
+        found: known.inspected.found.clone(),
     }
 }
 

@@ -170,6 +170,7 @@ async fn each_way_a_token_can_be_wrong_is_told() {
 
     let request = pb::RemoveHostRequest {
         name: "cp1".to_owned(),
+        force: false,
     };
     let old = lab.add_host("cp3").await;
     lab.hosts()
@@ -298,6 +299,7 @@ async fn removing_a_host_ends_its_connection_and_its_tokens() {
     assert!(agent.join(&lab, &token).await.reached);
     let remove = || pb::RemoveHostRequest {
         name: "cp1".to_owned(),
+        force: false,
     };
     // As a step of an operation or a tunnel holds one.
     let name = "cp1".parse().expect("name");
@@ -346,6 +348,7 @@ async fn a_member_of_a_cluster_is_not_removed() {
     );
     let request = pb::RemoveHostRequest {
         name: "cp1".to_owned(),
+        force: false,
     };
     let answer = lab.hosts().await.remove_host(request).await;
     let fault = refused(answer, Code::FailedPrecondition, "HOST_IN_CLUSTER");

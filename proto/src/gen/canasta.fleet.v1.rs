@@ -3838,6 +3838,9 @@ pub struct UninstallPlan {
     /// The steps.
     #[prost(message, repeated, tag = "9")]
     pub steps: ::prost::alloc::vec::Vec<PlannedStep>,
+    /// What of k3s is on the host, in words: units, links, mounts, processes, rules, files.
+    #[prost(string, repeated, tag = "10")]
+    pub found: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A cluster to forget.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -6798,10 +6801,20 @@ pub struct RemoveHostRequest {
     /// Its name.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
+    /// True when the machine is gone for good: a worker is then removed from its cluster, too. Refused while its agent answers.
+    #[prost(bool, tag = "2")]
+    pub force: bool,
 }
 /// The host is gone.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RemoveHostResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveHostResponse {
+    /// The cluster that it was a worker of; empty if of none.
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+    /// True when its node is still to be deleted there, which the controller does once the API answers.
+    #[prost(bool, tag = "2")]
+    pub owed: bool,
+}
 /// A host that needs a new token.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateHostTokenRequest {

@@ -3,6 +3,8 @@
 //! For the tests on machines and for the bench: everything here panics where a command does not do what it must, as an
 //! assertion does. The settings come from `./dev`, in the environment.
 
+mod cluster;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Stdio};

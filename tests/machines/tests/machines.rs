@@ -13,10 +13,15 @@ mod machines {
     mod disks;
     mod enrolment;
     mod install;
+    mod join_luck;
+    mod joins;
     mod lab;
     mod packages;
+    mod rejoin;
     mod unfit;
+    mod uninstall;
     mod upgrade;
+    mod workers;
 
     /// Something that is done at the end of a test, also where an assertion ends it: what it spoilt serves other tests.
     struct Afterwards<F: FnMut()>(F);

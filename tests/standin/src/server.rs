@@ -4,8 +4,8 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
@@ -260,6 +260,8 @@ struct Shared {
     phase: AtomicU8,
     port: AtomicU16,
     leases: timeline::Leases,
+    /// Held while the state is written: the last one to write has the newest.
+    saving: Mutex<()>,
 }
 
 impl Shared {
@@ -311,6 +313,7 @@ impl Shared {
             phase: AtomicU8::new(Phase::Starting as u8),
             port: AtomicU16::new(0),
             leases: timeline::Leases::default(),
+            saving: Mutex::default(),
             listen: options.listen,
             kubelet_port: options.kubelet_port,
             root: options.root.clone(),

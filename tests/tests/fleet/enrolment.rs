@@ -341,7 +341,10 @@ async fn a_removed_host_is_shut_out_at_once() {
     let name = || "cp1".to_owned();
     admin
         .hosts()
-        .remove_host(pb::RemoveHostRequest { name: name() })
+        .remove_host(pb::RemoveHostRequest {
+            name: name(),
+            force: false,
+        })
         .await
         .unwrap();
     let fault = admin.host("cp1", true).await.unwrap_err();

@@ -279,7 +279,7 @@ async fn the_second_operator_on_a_host_is_refused_at_once_with_the_firsts_operat
     let name = "cp1".to_owned();
     let removal = second
         .hosts()
-        .remove_host(pb::RemoveHostRequest { name })
+        .remove_host(pb::RemoveHostRequest { name, force: false })
         .await
         .unwrap_err();
     assert!(removal.message().contains(&operation), "{removal:?}");
@@ -347,6 +347,7 @@ async fn a_host_is_not_removed_while_an_install_of_it_is_planned() {
         .await;
     let request = pb::RemoveHostRequest {
         name: "cp1".to_owned(),
+        force: false,
     };
     let removal = admin.hosts().remove_host(request).await.unwrap_err();
     let fault = fault(removal);

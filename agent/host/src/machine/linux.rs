@@ -26,6 +26,10 @@ const CONFIG_CAP: usize = 4 * 1024 * 1024;
 /// How long timedated may take to say whether the clock is synchronised.
 const CLOCK_LIMIT: Duration = Duration::from_secs(3);
 
+/// The id of this boot, as this process sees it and as the first process does.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const BOOT_ID_OF_INIT: &str = "/proc/1/root/proc/sys/kernel/random/boot_id";
+
 /// The machine that this program runs on.
 #[derive(Debug, Clone)]
 pub struct LinuxMachine {
@@ -43,6 +47,15 @@ impl LinuxMachine {
     async fn word(&self, path: &str) -> Option<String> {
         let text = self.root.read_text(path).await.ok()??;
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    /// The id of this boot as the first process sees it, and with it k3s: in a container it is the container's own, while
+    /// the sandbox of the agent's unit shows the machine's.
+    async fn boot_id(&self) -> Option<String> {
+        match self.word(BOOT_ID_OF_INIT).await {
+            None => self.word(BOOT_ID).await,
+            found => found,
+        }
     }
 
     async fn is_there(&self, path: &str) -> bool {
@@ -107,7 +120,7 @@ impl Machine for LinuxMachine {
             kernel: System::kernel_version().unwrap_or_default(),
             arch: Arch::from_name(std::env::consts::ARCH),
             machine_id: self.word("/etc/machine-id").await,
-            boot_id: self.word("/proc/sys/kernel/random/boot_id").await,
+            boot_id: self.boot_id().await,
             init_is_systemd: self.is_there("/run/systemd/system").await,
             cgroup: self.cgroup().await,
             memory_total: memory.total_memory(),

@@ -1,5 +1,5 @@
 //! Crashes at five points of an install on booted nodes, and a CLI that is killed. The same at every step is tested with
-//! the fleet in one process.
+//! the fleet in one process; crashes in joins are in [`super::join_luck`].
 
 use std::io::BufRead as _;
 
@@ -36,19 +36,31 @@ fn slow_down(fleet: &Fleet, node: &str, scale: f64) {
 
 /// Starts an install and follows it until `step` has begun; the operation's id and the CLI.
 fn install_up_to(fleet: &Fleet, arguments: &[&str], step: &str) -> (String, Running) {
-    let mut argv = vec!["install", "k8s-cp", "--output", "json"];
+    let mut argv = vec!["install", "k8s-cp"];
     argv.extend(arguments);
+    up_to(fleet, &argv, step)
+}
+
+/// Starts long work and follows it until `step` has begun; the operation's id and the CLI.
+pub(super) fn up_to(fleet: &Fleet, arguments: &[&str], step: &str) -> (String, Running) {
+    let mut argv = arguments.to_vec();
+    argv.extend(["--output", "json"]);
     let mut cli = fleet.start(&argv);
     loop {
-        let mut line = String::new();
-        let length = cli.out.read_line(&mut line).expect("a line");
-        assert_ne!(length, 0, "the step {step} never began");
-        let event: Value = serde_json::from_str(&line).expect("JSON");
+        let event = next_event(&mut cli)
+            .unwrap_or_else(|| panic!("the step {step} never began: {arguments:?}"));
         if event["event"] == "started" && event["step"] == step {
             let id = event["operation_id"].as_str().expect("an id").to_owned();
             return (id, cli);
         }
     }
+}
+
+/// The next line of a CLI that prints JSON; none at its end.
+pub(super) fn next_event(cli: &mut Running) -> Option<Value> {
+    let mut line = String::new();
+    let length = cli.out.read_line(&mut line).expect("a line");
+    (length > 0).then(|| serde_json::from_str(&line).expect("JSON"))
 }
 
 /// Ends the CLI in its node, and with it the hold on it here.
@@ -77,9 +89,14 @@ fn assert_running(fleet: &Fleet, id: &str, step: &str) {
 
 /// Kills a daemon while `step` runs, and waits for the one that systemd starts in its place.
 fn kill_during(fleet: &Fleet, node: &str, unit: &str, id: &str, step: &str) {
+    assert_running(fleet, id, step);
+    kill_daemon(fleet, node, unit);
+}
+
+/// Kills a daemon, and waits for the one that systemd starts in its place.
+pub(super) fn kill_daemon(fleet: &Fleet, node: &str, unit: &str) {
     let main_pid = || fleet.unit(node, unit, "MainPID");
     let before = main_pid();
-    assert_running(fleet, id, step);
     let argv = [
         "systemctl",
         "kill",

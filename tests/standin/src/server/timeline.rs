@@ -329,6 +329,7 @@ async fn save_changes(shared: Arc<Shared>) {
 async fn save(shared: &Arc<Shared>) {
     let writer = Arc::clone(shared);
     let written = tokio::task::spawn_blocking(move || {
+        let _alone = writer.saving.lock().unwrap_or_else(PoisonError::into_inner);
         files::write(
             &writer.paths.server("db/state.db"),
             0o644,

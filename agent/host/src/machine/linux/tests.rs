@@ -45,6 +45,10 @@ async fn facts_are_read_below_the_root() {
             memory: Some(true)
         }
     );
+    let of_init = "/proc/1/root/proc/sys/kernel/random/boot_id";
+    root.write(of_init, "b-of-init\n", 0o644).await.unwrap();
+    let boot_id = machine.facts().await.unwrap().boot_id;
+    assert_eq!(boot_id.as_deref(), Some("b-of-init"));
     assert!(facts.init_is_systemd);
     assert!(facts.memory_total > 0 && facts.cpus > 0 && !facts.kernel.is_empty());
 }
