@@ -32,6 +32,13 @@ impl Ran {
         self.out
     }
 
+    /// All that a program said which must have ended well.
+    #[track_caller]
+    pub fn said(self) -> String {
+        let err = self.err.clone();
+        self.ok() + &err
+    }
+
     /// Standard output as JSON, of a program that must have ended well.
     #[track_caller]
     pub fn json(self) -> Value {

@@ -81,14 +81,8 @@ fn a_mount_of_somebody_else_below_the_kubelet_s_directory_survives_and_is_named(
     fleet
         .run("deep1", &["umount", "/var/lib/kubelet/precious"])
         .ok();
-    let said = fleet.uninstall("deep1", &[]);
-    assert!(
-        said.out.contains("nothing left"),
-        "{}{}",
-        said.out,
-        said.err
-    );
-    said.ok();
+    let said = fleet.uninstall("deep1", &[]).said();
+    assert!(said.contains("nothing left"), "{said}");
     assert_eq!(
         fleet.run("deep1", &["cat", "/srv/precious/file"]).ok(),
         "data\n"
@@ -185,14 +179,8 @@ fn a_control_plane_with_workers_is_refused_and_force_leaves_orphans_that_are_sho
         &["CLUSTER_NOT_ASKED"],
     );
     for worker in ["head1", "head2"] {
-        let said = fleet.uninstall(worker, &["--force"]);
-        assert!(
-            said.out.contains("nothing left"),
-            "{}{}",
-            said.out,
-            said.err
-        );
-        said.ok();
+        let said = fleet.uninstall(worker, &["--force"]).said();
+        assert!(said.contains("nothing left"), "{said}");
     }
 }
 
@@ -215,14 +203,8 @@ fn hosts_without_k3s_are_clean_and_half_an_install_goes_without_force() {
     fleet
         .run("half", &["systemctl", "unmask", "--runtime", "k3s.service"])
         .ok();
-    let said = fleet.uninstall("half", &[]);
-    assert!(
-        said.out.contains("nothing left"),
-        "{}{}",
-        said.out,
-        said.err
-    );
-    said.ok();
+    let said = fleet.uninstall("half", &[]).said();
+    assert!(said.contains("nothing left"), "{said}");
     for path in ["/usr/local/bin/k3s", "/etc/rancher", "/var/lib/rancher"] {
         assert_ne!(fleet.run("half", &["test", "-e", path]).code, 0, "{path}");
     }
@@ -246,14 +228,8 @@ fn what_k3s_leaves_when_it_is_only_stopped_is_seen_by_the_comparison() {
     for left in ["flannel.1", "chains of iptables", "chains of ip6tables"] {
         assert!(plan.out.contains(left), "no {left:?} in:\n{}", plan.out);
     }
-    let said = fleet.uninstall("rest1", &[]);
-    assert!(
-        said.out.contains("nothing left"),
-        "{}{}",
-        said.out,
-        said.err
-    );
-    said.ok();
+    let said = fleet.uninstall("rest1", &[]).said();
+    assert!(said.contains("nothing left"), "{said}");
     for argv in [
         &["ip", "link", "show", "flannel.1"][..],
         &["iptables", "-t", "nat", "-S", "KUBE-SERVICES"],

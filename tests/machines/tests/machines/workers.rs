@@ -129,9 +129,8 @@ fn two_workers_join_one_leaves_and_comes_back_and_in_the_end_nothing_is_left() {
     fleet.canasta(&["node", "drain", "farm1"]).ok();
     assert_eq!(pods_on(&fleet, "farm", "farm1"), Vec::<String>::new());
 
-    let said = fleet.uninstall("farm1", &[]);
-    assert!(said.out.contains(NOTHING_LEFT), "{}{}", said.out, said.err);
-    said.ok();
+    let said = fleet.uninstall("farm1", &[]).said();
+    assert!(said.contains(NOTHING_LEFT), "{said}");
     assert_eq!(fleet.object("farm", "/api/v1/nodes/farm1"), None);
     let secret = "/api/v1/namespaces/kube-system/secrets/farm1.node-password.k3s";
     assert_eq!(fleet.object("farm", secret), None);
@@ -145,10 +144,8 @@ fn two_workers_join_one_leaves_and_comes_back_and_in_the_end_nothing_is_left() {
     assert_eq!(fleet.node_ready("farm", "farm1"), Some(true));
 
     for host in ["farm1", "farm2", "farm"] {
-        let said = fleet.uninstall(host, &[]);
-        let text = format!("{}{}", said.out, said.err);
-        assert!(text.contains(NOTHING_LEFT), "{host}: {text}");
-        said.ok();
+        let said = fleet.uninstall(host, &[]).said();
+        assert!(said.contains(NOTHING_LEFT), "{host}: {said}");
     }
     assert_eq!(planted(&fleet, "farm1"), before);
     assert_eq!(planted(&fleet, "farm2"), before);
