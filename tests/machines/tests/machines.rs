@@ -15,6 +15,7 @@ mod machines {
     mod install;
     mod lab;
     mod packages;
+    mod ssh;
     mod unfit;
     mod upgrade;
 
