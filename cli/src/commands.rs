@@ -1,6 +1,7 @@
 //! What the commands do: one module a noun, each asks the controller and prints the answer.
 
 mod artefact;
+mod bootstrap;
 mod cluster;
 mod context;
 mod docs;

@@ -12,6 +12,7 @@ mod kubeconfig;
 mod output;
 mod paths;
 mod progress;
+mod ssh;
 mod view;
 
 use std::process::ExitCode;

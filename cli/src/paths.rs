@@ -6,6 +6,9 @@ use std::path::PathBuf;
 /// The socket of the controller on this machine; `canasta-controller` makes it.
 pub(crate) const CONTROLLER_SOCKET: &str = "/run/canasta/controller.sock";
 
+/// The terminal of whoever runs the command, where ssh asks for what it needs.
+pub(crate) const TERMINAL: &str = "/dev/tty";
+
 /// The contexts with their client keys: `$XDG_CONFIG_HOME/canasta/contexts.toml`. None for a user without a home directory.
 pub(crate) fn contexts() -> Option<PathBuf> {
     let directory = std::env::var_os("XDG_CONFIG_HOME")

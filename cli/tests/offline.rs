@@ -137,14 +137,35 @@ fn only_k3s_is_imported_with_a_version() {
 }
 
 #[test]
-fn the_old_systems_ssh_flag_says_what_to_do_instead() {
+fn what_ssh_or_a_node_could_not_use_is_wrong_usage() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("a.deb");
+    std::fs::write(&file, b"nothing").expect("written");
+    let file = file.to_str().expect("text");
+    for (words, part) in [
+        (
+            &["--name", "w3", "--ssh=-oProxyCommand=x"][..],
+            "begins with '-'",
+        ),
+        (&["--name", "w3", "--ssh", "root@w3;reboot"], "USER@ADDR"),
+        (&["--name", "w3", "--ssh", "root@w3:2222"], "~/.ssh/config"),
+        (&["--name", "W 3", "--ssh", "root@w3"], "host name"),
+        (
+            &["--name", "w3", "--ssh", "root@w3", "--address", "a b"],
+            "an address is",
+        ),
+        (
+            &["--name", "w3", "--ssh", "root@w3", "--package", file],
+            "neither a .deb nor an .rpm",
+        ),
+        (&["--name", "w3", "--package", file], "--ssh"),
+    ] {
+        let ran = anywhere(&[&["host", "add"], words].concat());
+        assert_eq!(ran.code, 2, "{words:?}: {}", ran.err);
+        assert!(ran.err.contains(part), "{words:?}: {}", ran.err);
+    }
     let ran = anywhere(&["host", "add", "--name", "w3", "--ssh", "root@w3"]);
-    assert_eq!(ran.code, 2);
-    assert!(
-        ran.err.contains("canasta host add --name w3"),
-        "{}",
-        ran.err
-    );
+    assert_eq!(ran.code, 3, "the controller is asked first: {}", ran.err);
 }
 
 #[test]

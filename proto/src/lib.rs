@@ -5,8 +5,11 @@
 //! hold anything else. Agent, controller and CLI meet in this crate and nowhere else.
 
 pub mod address;
+pub mod architecture;
 pub mod artefact;
 pub mod name;
+#[cfg(feature = "package")]
+pub mod package;
 mod redacted;
 pub mod token;
 pub mod version;

@@ -25,3 +25,5 @@ mod plans;
 mod release;
 #[path = "fleet/roles.rs"]
 mod roles;
+#[path = "fleet/ssh.rs"]
+mod ssh;

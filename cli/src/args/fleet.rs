@@ -7,8 +7,13 @@ use clap::{Args, Subcommand, ValueEnum};
 /// `canasta host …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum HostCommand {
-    /// Add a host, and print the one command to run on it.
-    #[command(after_help = "Example: canasta host add --name cp1 --address 10.0.0.5")]
+    /// Add a host: print the one command to run on it, or do all of it over ssh.
+    #[command(
+        after_help = "Examples:\n  canasta host add --name cp1 --address 10.0.0.5\n  canasta host add --name w3 --ssh root@10.0.0.7\n  \
+                      canasta host add --name w4 --ssh admin@w4 --package ./canasta-agent_0.1.0-1_arm64.deb\n\n\
+                      With --ssh the system's ssh is used once, with its configuration, its keys and its questions: the agent's\n\
+                      package is installed, as root or with a sudo that asks for no password, and joins. Run it again to go on."
+    )]
     Add(HostAdd),
     /// List the hosts.
     #[command(after_help = "Example: canasta host list --output json")]
@@ -45,9 +50,12 @@ pub(crate) struct HostAdd {
     /// Where the controller reaches it, ADDR or ADDR:PORT; by default what the host says when it joins.
     #[arg(long, value_name = "ADDR")]
     pub(crate) address: Option<String>,
-    /// A flag of the old system; refused with what to do instead.
-    #[arg(long, hide = true, value_name = "USER@HOST")]
+    /// Install the agent there and have it join, in one session of ssh.
+    #[arg(long, value_name = "USER@ADDR")]
     pub(crate) ssh: Option<String>,
+    /// The agent's .deb or .rpm to install there; by default the one that the controller keeps for such a machine.
+    #[arg(long, value_name = "FILE", requires = "ssh")]
+    pub(crate) package: Option<PathBuf>,
 }
 
 /// A host by name: as a word, or as the old system's `--name`.

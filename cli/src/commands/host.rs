@@ -2,8 +2,8 @@
 
 use canasta_proto::pb::host_service_client::HostServiceClient;
 use canasta_proto::pb::{
-    AddHostRequest, CreateHostTokenRequest, GetHostRequest, ListHostsRequest, RemoveHostRequest,
-    RemoveHostResponse,
+    AddHostRequest, CreateHostTokenRequest, DialBack, ErrorReport, GetHostRequest,
+    ListHostsRequest, RemoveHostRequest, RemoveHostResponse,
 };
 
 use crate::args::{Global, HostAdd, HostCommand};
@@ -14,17 +14,13 @@ use crate::view::Removed;
 use crate::view::host::{HostList, HostShown, Joining};
 
 pub(super) async fn run(global: &Global, command: HostCommand) -> Result<(), Error> {
-    if let HostCommand::Add(HostAdd {
-        ssh: Some(_), name, ..
-    }) = &command
-    {
-        return Err(Error::usage(
-            "hosts are not reached over SSH any more",
-            format!(
-                "run `canasta host add --name {name}` and the command that it prints on the host"
-            ),
-        ));
-    }
+    let command = match command {
+        HostCommand::Add(mut add) => match add.ssh.take() {
+            Some(to) => return super::bootstrap::run(global, add, &to).await,
+            None => HostCommand::Add(add),
+        },
+        command => command,
+    };
     let mut client = HostServiceClient::new(connect(global).await?);
     match command {
         HostCommand::Add(HostAdd { name, address, .. }) => {
@@ -102,24 +98,29 @@ async fn show(
         HostShown::text,
     )?;
     match answer.dial {
-        Some(dial) if !dial.reached => {
-            let causes = dial
-                .attempts
-                .iter()
-                .map(|attempt| format!("{}: {}", attempt.address, attempt.error))
-                .collect();
-            Err(Error::Failed(Box::new(canasta_proto::pb::ErrorReport {
-                reason: "AGENT_UNREACHABLE".to_owned(),
-                message: format!(
-                    "the agent on '{name}' can't be reached; what is shown is what it told last"
-                ),
-                causes,
-                hint: format!(
-                    "on {name}: `systemctl status canasta-agent`; and let the controller through its firewall at port 7443/tcp"
-                ),
-                ..Default::default()
-            })))
-        }
+        Some(dial) if !dial.reached => Err(unreached(
+            dial,
+            format!("the agent on '{name}' can't be reached; what is shown is what it told last"),
+            &name,
+        )),
         _ => Ok(()),
     }
+}
+
+/// An agent that the controller did not reach, with each address that it dialled.
+pub(super) fn unreached(dial: DialBack, message: String, host: &str) -> Error {
+    let causes = dial
+        .attempts
+        .iter()
+        .map(|attempt| format!("{}: {}", attempt.address, attempt.error))
+        .collect();
+    Error::Failed(Box::new(ErrorReport {
+        reason: "AGENT_UNREACHABLE".to_owned(),
+        message,
+        causes,
+        hint: format!(
+            "on {host}: `systemctl status canasta-agent`; and let the controller through its firewall at port 7443/tcp"
+        ),
+        ..Default::default()
+    }))
 }

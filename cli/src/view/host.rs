@@ -26,6 +26,18 @@ pub(crate) struct Joining {
     join: Join,
 }
 
+/// `canasta host add --ssh`.
+#[derive(Debug, Serialize)]
+pub(crate) struct BroughtIn {
+    /// Whether it joined just now.
+    joined: bool,
+    /// The version of the agent's package that was installed just now.
+    installed: Option<String>,
+    /// What the machine said that it is; null when it was not asked.
+    machine: Option<String>,
+    host: Host,
+}
+
 #[derive(Debug, Serialize)]
 struct Join {
     controller_address: String,
@@ -323,6 +335,35 @@ impl HostShown {
             }
         }
         output::facts(rows)
+    }
+}
+
+impl BroughtIn {
+    pub(crate) fn new(
+        host: pb::Host,
+        machine: Option<String>,
+        installed: Option<String>,
+        joined: bool,
+    ) -> Self {
+        Self {
+            joined,
+            installed,
+            machine,
+            host: host.into(),
+        }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let (name, state) = (&self.host.name, self.host.state_words());
+        if !self.joined {
+            return format!("host '{name}' has joined already and is {state}: unchanged\n");
+        }
+        let installed = self.installed.as_ref().map_or_else(
+            || "the agent was there".to_owned(),
+            |version| format!("canasta-agent {version} was installed"),
+        );
+        let machine = self.machine.as_deref().unwrap_or("unknown");
+        format!("host '{name}' has joined and is {state} ({machine}; {installed})\n")
     }
 }
 

@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use canasta_proto::artefact::MAX_SIZE;
+use canasta_proto::package;
 use canasta_proto::pb;
 use canasta_proto::version::K3sVersion;
 use futures_util::{Stream, StreamExt as _};
 
 use super::file::{self, Writer};
 use super::source::Architecture;
-use super::{Artefact, Artefacts, Error, IMPORTED, K3S, Key, key, package};
+use super::{Artefact, Artefacts, Error, IMPORTED, K3S, Key, key};
 
 /// The largest part of a file.
 pub(crate) const CHUNK: usize = 256 * 1024;
@@ -98,8 +99,9 @@ impl Header {
             What::Agent => {
                 let package = package::read(head).map_err(Error::Import)?;
                 let name = package.format.artefact().to_owned();
-                let key = (name, package.version, package.arch.name.to_owned());
-                (key, package.arch, "a package")
+                let found = Architecture::find(package.arch)?;
+                let key = (name, package.version, found.name.to_owned());
+                (key, found, "a package")
             }
         };
         match self.arch.filter(|arch| *arch != found) {

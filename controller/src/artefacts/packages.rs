@@ -5,11 +5,11 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use canasta_proto::package::{self, Format};
 use canasta_proto::pb;
 use tokio::sync::mpsc;
 
 use super::import::CHUNK;
-use super::package::{self, Format};
 use super::source::Architecture;
 use super::{Artefacts, Error, file, to_pb};
 use crate::store::artefacts::ArtefactRow;
@@ -97,7 +97,7 @@ fn candidate(path: &Path, format: Format, arch: &Architecture) -> Option<Candida
     let limit = u64::try_from(package::HEAD).ok()?;
     opened.take(limit).read_to_end(&mut head).ok()?;
     let package = package::read(&head).ok()?;
-    let fits = package.format == format && package.arch.name == arch.name;
+    let fits = package.format == format && package.arch == arch.name;
     fits.then(|| Candidate {
         row: ArtefactRow {
             name: format.artefact().to_owned(),

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use canasta_proto::architecture;
 use canasta_proto::version::K3sVersion;
 
 use super::Error;
@@ -13,25 +14,21 @@ use super::client::is_https;
 const ARCHITECTURES: [Architecture; 4] = [
     Architecture {
         name: "amd64",
-        kernel: &["x86_64", "amd64"],
         asset: "k3s",
         elf: (62, false),
     },
     Architecture {
         name: "arm64",
-        kernel: &["aarch64", "arm64"],
         asset: "k3s-arm64",
         elf: (183, false),
     },
     Architecture {
         name: "arm",
-        kernel: &["armv7l", "armv6l", "armhf", "arm"],
         asset: "k3s-armhf",
         elf: (40, false),
     },
     Architecture {
         name: "s390x",
-        kernel: &["s390x"],
         asset: "k3s-s390x",
         elf: (22, true),
     },
@@ -42,8 +39,6 @@ const ARCHITECTURES: [Architecture; 4] = [
 pub(crate) struct Architecture {
     /// As releases call it: `amd64`.
     pub(crate) name: &'static str,
-    /// As kernels and people call it.
-    kernel: &'static [&'static str],
     /// The file of the release.
     pub(super) asset: &'static str,
     /// The machine number in an ELF header, and whether it is big-endian.
@@ -53,9 +48,8 @@ pub(crate) struct Architecture {
 impl Architecture {
     /// Finds it by the name of a release or of a kernel.
     pub(crate) fn find(name: &str) -> Result<&'static Self, Error> {
-        ARCHITECTURES
-            .iter()
-            .find(|arch| arch.name == name || arch.kernel.contains(&name))
+        architecture::find(name)
+            .and_then(|name| ARCHITECTURES.iter().find(|arch| arch.name == name))
             .ok_or_else(|| Error::Architecture {
                 name: "k3s".to_owned(),
                 arch: name.to_owned(),

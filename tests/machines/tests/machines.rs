@@ -18,6 +18,7 @@ mod machines {
     mod lab;
     mod packages;
     mod rejoin;
+    mod ssh;
     mod unfit;
     mod uninstall;
     mod upgrade;

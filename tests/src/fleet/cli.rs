@@ -19,6 +19,8 @@ use super::within;
 #[derive(Debug)]
 pub struct Cli {
     config: tempfile::TempDir,
+    /// Where it finds programs; nowhere if nothing else is said.
+    path: PathBuf,
 }
 
 /// What a command left.
@@ -143,6 +145,7 @@ impl Cli {
     pub fn new() -> Self {
         Self {
             config: tempfile::tempdir().expect("a directory"),
+            path: PathBuf::new(),
         }
     }
 
@@ -165,6 +168,11 @@ impl Cli {
         let output = cli.run_with_input(&arguments, token).await;
         assert_eq!(output.code, 0, "{output:?}");
         cli
+    }
+
+    /// Has it find its programs in this directory alone.
+    pub fn find_programs_in(&mut self, directory: PathBuf) {
+        self.path = directory;
     }
 
     /// Runs a command to its end.
@@ -224,6 +232,7 @@ impl Cli {
             .env_clear()
             .env("XDG_CONFIG_HOME", self.config.path())
             .env("NO_COLOR", "1")
+            .env("PATH", &self.path)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

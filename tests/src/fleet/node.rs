@@ -108,6 +108,17 @@ impl Node {
         self.agent().state().borrow().clone()
     }
 
+    /// Waits until the agent is a member of a fleet.
+    ///
+    /// # Panics
+    /// When it does not become one.
+    pub async fn until_joined(&self) -> State {
+        let mut state = self.agent().state();
+        let joined = state.wait_for(|state| matches!(state, State::Joined { .. }));
+        let joined = within(&format!("{} to join", self.name), joined).await;
+        joined.expect("the agent runs").clone()
+    }
+
     /// Joins as `canasta-agent join` does.
     ///
     /// # Errors

@@ -1,17 +1,17 @@
 //! Packages of the agent: told by themselves, kept, and handed out.
 
+use canasta_proto::package::{Format, sample};
 use canasta_proto::pb;
 
 use super::import::import;
 use super::{Bench, sha256};
-use crate::artefacts::{Format, package};
 
 #[tokio::test]
 async fn a_package_of_the_agent_is_imported_by_what_it_tells_of_itself_and_handed_out() {
     const CONTROL: &str = "Package: canasta-agent\nVersion: 9.9.9-1\nArchitecture: arm64\n";
     let bench = Bench::new("/nowhere".to_owned(), None).await;
     let artefacts = bench.open().await;
-    let file = package::tests::deb(".xz", CONTROL);
+    let file = sample::deb(".xz", CONTROL);
     let header = pb::ImportHeader {
         name: "agent".to_owned(),
         version: String::new(),
@@ -50,7 +50,7 @@ async fn a_package_of_the_agent_is_imported_by_what_it_tells_of_itself_and_hande
     }
     let shipped = tempfile::tempdir().expect("a directory");
     let own = CONTROL.replace("9.9.9", env!("CARGO_PKG_VERSION"));
-    let brought = package::tests::deb(".gz", &own);
+    let brought = sample::deb(".gz", &own);
     let get = |format, arch| artefacts.agent_package(format, arch, shipped.path());
     let found = get(Format::Deb, "aarch64").await.expect("imported");
     assert_eq!(found.artefact.version, "9.9.9-1");

@@ -62,6 +62,7 @@ fn debs_hold_what_they_should() {
                 "canasta-controller.service",
                 "./usr/lib/sysusers.d/",
                 "./etc/canasta/controller.toml",
+                "./usr/share/canasta/agent-packages/canasta-agent_",
             ],
         ),
         (
@@ -88,6 +89,14 @@ fn rpms_hold_what_they_should_and_install_into_a_root() {
             let configs = tool(&["rpm", "-qpc", "--nosignature", &file]);
             assert!(configs.contains("/etc/canasta/"), "{configs}");
             assert!(scripts.contains("systemctl"), "{scripts}");
+        }
+        if name == "canasta-controller" {
+            for brought in [".deb", ".rpm"] {
+                let file = package("canasta-agent", brought);
+                let file = file.rsplit('/').next().unwrap_or_default();
+                let path = format!("/usr/share/canasta/agent-packages/{file}");
+                assert!(listing.contains(&path), "no {path}: {listing}");
+            }
         }
         let root = tempfile::tempdir().expect("a directory");
         let path = root.path().to_str().expect("text");

@@ -1,16 +1,20 @@
-//! Packages of the agent: what they are, read out of their own first bytes. Used by import.
+//! Packages of the agent: what they are, read out of their own first bytes. Used by the controller, which keeps them, and by
+//! the CLI, which takes one from a file for a host that it brings in over ssh.
 //!
 //! A .deb is an `ar` archive whose second member is a compressed tar with the file `control`; an .rpm begins with a lead and
 //! two headers of tagged values. Only what is asked for is read, and nothing is believed: every length is checked.
 
 use std::io::{self, Write};
 
-use super::source::Architecture;
+use crate::architecture;
+
+#[cfg(any(test, feature = "samples"))]
+pub mod sample;
 
 /// How much of a package tells what it is.
-pub(super) const HEAD: usize = 1024 * 1024;
+pub const HEAD: usize = 1024 * 1024;
 /// The one package that is taken.
-const NAME: &str = "canasta-agent";
+pub const NAME: &str = "canasta-agent";
 /// The largest member `control.tar` that is looked into, and what may come out of it.
 const MOST_CONTROL: usize = 64 * 1024;
 const MOST_UNPACKED: usize = 1024 * 1024;
@@ -19,7 +23,7 @@ const LONGEST: usize = 64;
 
 /// The form of a package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
+pub enum Format {
     /// Debian, Ubuntu and what comes of them.
     Deb,
     /// Fedora, RHEL, openSUSE and what comes of them.
@@ -28,7 +32,7 @@ pub(crate) enum Format {
 
 impl Format {
     /// What such a package is called among artefacts.
-    pub(crate) const fn artefact(self) -> &'static str {
+    pub const fn artefact(self) -> &'static str {
         match self {
             Self::Deb => "agent-deb",
             Self::Rpm => "agent-rpm",
@@ -36,7 +40,7 @@ impl Format {
     }
 
     /// How its files end.
-    pub(super) const fn ending(self) -> &'static str {
+    pub const fn ending(self) -> &'static str {
         match self {
             Self::Deb => "deb",
             Self::Rpm => "rpm",
@@ -46,17 +50,20 @@ impl Format {
 
 /// What a package is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Package {
-    pub(super) format: Format,
-    pub(super) version: String,
-    pub(super) arch: &'static Architecture,
+pub struct Package {
+    /// Its form.
+    pub format: Format,
+    /// Its version, as package managers tell it: `0.1.0-1`.
+    pub version: String,
+    /// The architecture as releases call it: `amd64`.
+    pub arch: &'static str,
 }
 
 /// Reads what a package is from its first [`HEAD`] bytes.
 ///
 /// # Errors
 /// Why it is no package of the agent.
-pub(super) fn read(head: &[u8]) -> Result<Package, String> {
+pub fn read(head: &[u8]) -> Result<Package, String> {
     let (format, name, version, arch) = if head.starts_with(b"!<arch>\n") {
         let control = control(head).ok_or("the .deb is damaged or has no readable control file")?;
         let field = |field| of_control(&control, field).ok_or(format!("the .deb tells no {field}"));
@@ -83,7 +90,7 @@ pub(super) fn read(head: &[u8]) -> Result<Package, String> {
     if version.is_empty() || version.len() > LONGEST || !version.bytes().all(known) {
         return Err(format!("its version is none: '{}'", plain(&version)));
     }
-    let arch = Architecture::find(&arch).map_err(|_| {
+    let arch = architecture::find(&arch).ok_or_else(|| {
         format!(
             "it is for '{}', which is no known architecture",
             plain(&arch)
@@ -248,97 +255,14 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use std::io::Write as _;
-
+mod tests {
+    use super::sample::{deb, rpm};
     use super::{Format, Package, read};
-
-    fn tar(name: &str, content: &str) -> Vec<u8> {
-        let mut tar = vec![0; 512];
-        tar[..name.len()].copy_from_slice(name.as_bytes());
-        tar[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
-        tar.extend_from_slice(content.as_bytes());
-        tar.resize(tar.len().next_multiple_of(512), 0);
-        tar
-    }
-
-    fn member(name: &str, content: &[u8]) -> Vec<u8> {
-        let mut member = format!(
-            "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n",
-            0,
-            0,
-            0,
-            100_644,
-            content.len()
-        )
-        .into_bytes();
-        member.extend_from_slice(content);
-        member.resize(member.len().next_multiple_of(2), b'\n');
-        member
-    }
-
-    /// A .deb, as far as it tells what it is.
-    pub(in crate::artefacts) fn deb(compression: &str, control: &str) -> Vec<u8> {
-        let mut files = tar("./md5sums", "0  x\n");
-        files.extend(tar("./control", control));
-        let packed = match compression {
-            ".xz" => {
-                let mut packed = Vec::new();
-                lzma_rs::xz_compress(&mut files.as_slice(), &mut packed).expect("packed");
-                packed
-            }
-            ".gz" => {
-                let mut packed =
-                    flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-                packed.write_all(&files).expect("packed");
-                packed.finish().expect("packed")
-            }
-            _ => files,
-        };
-        let mut deb = b"!<arch>\n".to_vec();
-        deb.extend(member("debian-binary", b"2.0\n"));
-        deb.extend(member(&format!("control.tar{compression}"), &packed));
-        deb.extend(member("data.tar.xz", b"whatever"));
-        deb
-    }
-
-    fn header(values: &[(u32, &str)]) -> Vec<u8> {
-        let (mut index, mut store) = (Vec::new(), Vec::new());
-        for (tag, value) in values {
-            let place = u32::try_from(store.len()).expect("small");
-            for number in [*tag, 6, place, 1] {
-                index.extend_from_slice(&number.to_be_bytes());
-            }
-            store.extend_from_slice(value.as_bytes());
-            store.push(0);
-        }
-        let mut header = vec![0x8e, 0xad, 0xe8, 1, 0, 0, 0, 0];
-        for number in [values.len(), store.len()] {
-            header.extend_from_slice(&u32::try_from(number).expect("small").to_be_bytes());
-        }
-        header.extend(index);
-        header.extend(store);
-        header
-    }
-
-    fn rpm(name: &str, arch: &str) -> Vec<u8> {
-        let mut rpm = vec![0xed, 0xab, 0xee, 0xdb];
-        rpm.resize(96, 0);
-        rpm.extend(header(&[(62, "sig")]));
-        rpm.resize(rpm.len().next_multiple_of(8), 0);
-        rpm.extend(header(&[
-            (1000, name),
-            (1001, "0.1.0"),
-            (1002, "1"),
-            (1022, arch),
-        ]));
-        rpm
-    }
 
     const CONTROL: &str = "Package: canasta-agent\nVersion: 0.1.0-1\nArchitecture: amd64\nDescription: x\n Version: 9\n";
 
     fn told(package: &Package) -> (Format, &str, &str) {
-        (package.format, package.version.as_str(), package.arch.name)
+        (package.format, package.version.as_str(), package.arch)
     }
 
     #[test]
