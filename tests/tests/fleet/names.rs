@@ -100,7 +100,7 @@ fn fields() -> Vec<Field> {
             refresh: false
         }),
         field!("RemoveHost.name", hosts.remove_host, |name| {
-            pb::RemoveHostRequest { name }
+            pb::RemoveHostRequest { name, force: false }
         }),
         field!("CreateHostToken.name", hosts.create_host_token, |name| {
             pb::CreateHostTokenRequest { name }

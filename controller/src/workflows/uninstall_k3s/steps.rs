@@ -10,6 +10,7 @@ use canasta_steps::{Done, Plan, Reporter, Step, StepError, StepInfo};
 
 use super::guards::judge;
 use super::{Planned, known, plan, refused};
+use crate::clusters::NodeError;
 use crate::operations::agent::{AgentTask, connect, fleet_error};
 use crate::store::debts::{DebtKind, NewDebt};
 use crate::workflows::Context;
@@ -221,9 +222,9 @@ impl Step for Drain {
             planned,
             cordoned,
         } = &*self.0;
-        let api = context.clusters.api_of(&planned.cluster).await;
-        if let Err(error) = api
-            && planned.force
+        // What is known of an API does not prove that it answers; evictions would be tried again for minutes.
+        if planned.force
+            && let Err(error) = answers(context, &planned.cluster).await
         {
             return Ok(Done::skipped(format!("by force: {error}")));
         }
@@ -255,6 +256,12 @@ impl Step for Drain {
             Err(error) => Err(self.0.taken_back(error).await),
         }
     }
+}
+
+/// Whether the API of a cluster answers.
+async fn answers(context: &Context, cluster: &str) -> Result<(), NodeError> {
+    let api = context.clusters.api_of(cluster).await?;
+    api.nodes().await.map(|_| ())
 }
 
 struct UninstallTask {
@@ -312,7 +319,7 @@ impl Step for DeleteNode {
         let node = planned.node_name.as_str();
         let deleted = async {
             let api = context.clusters.api_of(&planned.cluster).await?;
-            Ok::<_, crate::clusters::NodeError>((
+            Ok::<_, NodeError>((
                 api.delete_node(node).await?,
                 api.delete_password(node).await?,
             ))
