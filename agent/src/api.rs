@@ -244,7 +244,7 @@ impl AgentService for Api {
         &self,
         request: Request<pb::SendProbesRequest>,
     ) -> Result<Response<pb::SendProbesResponse>, Status> {
-        let results = probes::probe(request.into_inner()).await?;
+        let results = probes::probe(&self.core, request.into_inner()).await?;
         Ok(Response::new(results))
     }
 

@@ -12,6 +12,9 @@ pub(crate) mod send;
 #[cfg(test)]
 mod tests;
 
+/// How many rounds an agent may listen for at once: each may look at every packet that arrives.
+pub(crate) const ROUNDS: usize = 4;
+
 /// Marks the probes of one round.
 pub(crate) type Nonce = [u8; 16];
 

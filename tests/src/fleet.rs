@@ -41,6 +41,7 @@ use canasta_controller::config::{Config, Pins};
 use canasta_controller::controller::{
     Controller, ControllerOptions, RunningController, StartError,
 };
+use canasta_host::fake::Wire;
 use canasta_proto::pb;
 use canasta_standin::release::ReleaseServer;
 use canasta_transport::dial::{self, Limits};
@@ -123,6 +124,8 @@ pub struct Fleet {
     pub probe: Arc<Trap>,
     /// Where it gets k3s.
     pub release: ReleaseServer,
+    /// What connects its nodes.
+    pub wire: Wire,
     controller: Option<RunningController>,
     directory: tempfile::TempDir,
 }
@@ -179,6 +182,7 @@ impl Fleet {
             config,
             probe: Arc::default(),
             release,
+            wire: Wire::default(),
             controller: None,
             directory,
         };
@@ -318,6 +322,7 @@ impl Fleet {
     /// # Panics
     /// When it can't join, or the controller does not reach it.
     pub async fn join(&self, node: &Node) {
+        node.host.sockets.plug_into(&self.wire);
         let token = self
             .admin()
             .await

@@ -15,6 +15,7 @@ mod machine;
 mod network;
 mod process;
 mod removal;
+mod sockets;
 mod systemd;
 
 #[cfg(test)]
@@ -23,8 +24,9 @@ mod tests;
 pub use journal::FakeJournal;
 pub use machine::{FakeMachine, MachineState};
 pub use network::{FakeNetwork, NetworkState};
-pub use process::FakeProcesses;
+pub use process::{FakeProcesses, Printed};
 pub use removal::FakeRemoval;
+pub use sockets::{FakeSockets, Offer, Wire};
 pub use systemd::{Exit, FakeSystemd, Order, Run, Running};
 
 /// A machine for tests: 4 GiB of memory, 40 GiB of disk, Debian, one link `eth0`, nothing installed.
@@ -40,6 +42,8 @@ pub struct FakeHost {
     pub machine: Arc<FakeMachine>,
     /// Its links, addresses and routes.
     pub network: Arc<FakeNetwork>,
+    /// How it reaches others, and they reach it.
+    pub sockets: Arc<FakeSockets>,
     /// What runs on it.
     pub processes: Arc<FakeProcesses>,
     /// Takes away its mounts and files.
@@ -68,12 +72,17 @@ impl FakeHost {
     pub fn at(directory: impl AsRef<Path>, hostname: &str) -> Self {
         let directory = directory.as_ref().to_path_buf();
         let root = Root::at(&directory);
-        lay_out(&root).expect("the directory can be written to");
+        let machine = FakeMachine::new(hostname);
+        lay_out(&root)
+            .and_then(|()| machine.identify(&root))
+            .expect("the directory can be written to");
+        let network = Arc::<FakeNetwork>::default();
         Self {
             systemd: Arc::new(FakeSystemd::new(root.clone())),
             journal: Arc::new(FakeJournal::default()),
-            machine: Arc::new(FakeMachine::new(hostname)),
-            network: Arc::new(FakeNetwork::default()),
+            machine: Arc::new(machine),
+            sockets: Arc::new(FakeSockets::new(Arc::clone(&network))),
+            network,
             processes: Arc::new(FakeProcesses::default()),
             removal: Arc::new(FakeRemoval::new(root.clone())),
             root,
@@ -90,6 +99,7 @@ impl FakeHost {
             journal: self.journal.clone(),
             machine: self.machine.clone(),
             network: self.network.clone(),
+            sockets: self.sockets.clone(),
             processes: self.processes.clone(),
             removal: self.removal.clone(),
         }
@@ -112,6 +122,8 @@ impl FakeHost {
         self.machine.change(|state| {
             state.facts.boot_id = Some(format!("{:032x}", next_number()));
         });
+        let told = self.machine.identify(&self.root);
+        told.expect("the directory can be written to");
         self.systemd.boot();
     }
 }
@@ -119,7 +131,7 @@ impl FakeHost {
 /// The few files that every machine has and that the code reads.
 fn lay_out(root: &Root) -> std::io::Result<()> {
     for directory in [
-        "/etc",
+        "/etc/systemd/system/multi-user.target.wants",
         "/run/systemd/system",
         "/usr/local/bin",
         "/var/lib",

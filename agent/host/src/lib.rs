@@ -2,7 +2,7 @@
 //!
 //! The agent reaches files, processes, systemd, the journal, links and mounts through a [`Host`] and through nothing else. Files
 //! stand below a [`Root`]; everything that isn't a file is behind a narrow trait: [`Systemd`], [`Journal`], [`Machine`],
-//! [`Network`], [`Processes`], [`Removal`]. [`Host::real`] is the machine that the program runs on. With the feature `fake`, `fake::FakeHost` is a machine
+//! [`Network`], [`Sockets`], [`Processes`], [`Removal`]. [`Host::real`] is the machine that the program runs on. With the feature `fake`, `fake::FakeHost` is a machine
 //! made of a directory and of settable facts, on which the whole agent runs inside a test.
 //!
 //! Parsers are pure functions beside the code that reads their input. Nothing here knows k3s, fleets or the wire.
@@ -20,6 +20,7 @@ pub mod presence;
 pub mod process;
 pub mod removal;
 pub mod snapshot;
+pub mod sockets;
 pub mod systemd;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub use machine::Machine;
 pub use network::Network;
 pub use process::Processes;
 pub use removal::Removal;
+pub use sockets::Sockets;
 pub use systemd::Systemd;
 
 /// A machine: its files and the services that the agent asks about it. Cheap to clone.
@@ -45,6 +47,8 @@ pub struct Host {
     pub machine: Arc<dyn Machine>,
     /// Links, addresses, routes and packet rules.
     pub network: Arc<dyn Network>,
+    /// Connections and datagrams to other machines.
+    pub sockets: Arc<dyn Sockets>,
     /// What runs.
     pub processes: Arc<dyn Processes>,
     /// Mounts and trees of files that go, in the mount namespace of PID 1.
@@ -64,6 +68,7 @@ impl Host {
             journal: Arc::new(journal::Journalctl),
             machine: Arc::new(machine::linux::LinuxMachine::new(root.clone(), bus)),
             network: Arc::new(network::netlink::Netlink),
+            sockets: Arc::new(sockets::Kernel),
             root,
         }
     }

@@ -1,19 +1,21 @@
-//! The processes of the machine, and the end of one of them.
+//! The processes of the machine, the end of one of them, and programs that are run to their end.
 //!
 //! [`Proc`] reads `/proc`; with the feature `fake`, `fake::FakeProcesses` is a list. Called by the uninstallation, which ends what
 //! k3s left running and nothing else: a process is named by its number and by when it was started, so that a number which was
-//! given to another program meanwhile is never hit.
+//! given to another program meanwhile is never hit. What runs a program that a test may have to stand in for, runs it here too.
 
 use std::fmt::Debug;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::command;
 use crate::files::Root;
 
 #[cfg(test)]
@@ -78,6 +80,17 @@ pub trait Processes: Send + Sync + Debug {
 
     /// Ends one at once (SIGKILL). One that has ended already is no error.
     async fn kill(&self, process: &Process) -> Result<(), ProcessError>;
+
+    /// Runs a program to its end, as [`command::run`].
+    async fn run(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+        limit: Duration,
+        cap: usize,
+    ) -> Result<command::Output, command::Error> {
+        command::run(&program.display().to_string(), arguments, limit, cap).await
+    }
 }
 
 /// The processes that `/proc` shows.

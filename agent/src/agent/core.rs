@@ -5,7 +5,7 @@ use std::sync::Arc;
 use canasta_host::Host;
 use canasta_transport::material::Material;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::refusals::Refusals;
 use super::serving::Serving;
@@ -17,6 +17,7 @@ use crate::identity::Identity;
 use crate::join::{self, JoinSocket};
 use crate::listener;
 use crate::paths::Paths;
+use crate::probes;
 use crate::tasks::Tasks;
 
 /// One agent.
@@ -38,6 +39,8 @@ pub(crate) struct Core {
     pub(crate) life: Life,
     /// Held by the one join that runs.
     pub(crate) joining: Arc<tokio::sync::Mutex<()>>,
+    /// Held by each round of probes that listens.
+    pub(crate) probing: Arc<Semaphore>,
     serving: Serving,
     state: watch::Sender<State>,
 }
@@ -76,6 +79,7 @@ impl Core {
             run_id: uuid::Uuid::now_v7().to_string(),
             life,
             joining: Arc::default(),
+            probing: Arc::new(Semaphore::new(probes::ROUNDS)),
             serving: Serving::default(),
             state,
         });

@@ -7,7 +7,7 @@ use std::time::Duration;
 use canasta_proto::pb;
 use canasta_transport::status::Fault;
 use futures_util::StreamExt as _;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
@@ -29,8 +29,6 @@ const COUNT: std::ops::RangeInclusive<u32> = 1..=50;
 const SIZE: std::ops::RangeInclusive<u32> = 32..=1400;
 /// How long a connection may take, in milliseconds.
 const TIMEOUT: std::ops::RangeInclusive<u32> = 100..=10_000;
-/// How many rounds may listen at once: each may look at every packet that arrives.
-static ROUNDS: Semaphore = Semaphore::const_new(4);
 
 /// Listens; the stream ends with the round.
 pub(super) fn listen(
@@ -41,7 +39,7 @@ pub(super) fn listen(
     let ports = ports(&request.ports)?;
     within("seconds", request.seconds, &SECONDS)?;
     let duration = Duration::from_secs(request.seconds.into());
-    let Ok(permit) = ROUNDS.try_acquire() else {
+    let Ok(permit) = Arc::clone(&core.probing).try_acquire_owned() else {
         return Err(Fault::new(
             Code::ResourceExhausted,
             "PROBES_BUSY",
@@ -65,7 +63,10 @@ pub(super) fn listen(
 }
 
 /// Sends, and tells what came of it.
-pub(super) async fn probe(request: pb::SendProbesRequest) -> Result<pb::SendProbesResponse, Error> {
+pub(super) async fn probe(
+    core: &Core,
+    request: pb::SendProbesRequest,
+) -> Result<pb::SendProbesResponse, Error> {
     let nonce = nonce(&request.nonce)?;
     let ports = ports(&request.ports)?;
     within("count", request.count, &COUNT)?;
@@ -84,7 +85,7 @@ pub(super) async fn probe(request: pb::SendProbesRequest) -> Result<pb::SendProb
         size: request.size as usize,
         limit: Duration::from_millis(request.timeout_ms.into()),
     };
-    let results = send(probes, &ports)
+    let results = send(&*core.host.sockets, probes, &ports)
         .await
         .into_iter()
         .map(|(port, outcome)| result(port, outcome))

@@ -93,7 +93,7 @@ async fn bootstrap(
     description: &str,
     ca_hash: &str,
 ) -> Result<Option<JoinToken>, StepError> {
-    let program = host.root.path(binary).display().to_string();
+    let program = host.root.path(binary);
     let ttl = format!("{}s", ttl.as_secs());
     let arguments = [
         "token",
@@ -103,7 +103,7 @@ async fn bootstrap(
         "--description",
         description,
     ];
-    let output = match command::run(&program, arguments, LIMIT, CAP).await {
+    let output = match host.processes.run(&program, &arguments, LIMIT, CAP).await {
         Ok(output) => output,
         Err(command::Error::Failed {
             status,
@@ -134,7 +134,10 @@ async fn bootstrap(
         Ok(token) if token.bootstrap_id().is_some() => Ok(Some(token)),
         _ => Err(StepError::new(
             "TOKEN_CREATE_FAILED",
-            format!("{program} token create printed no bootstrap token"),
+            format!(
+                "{} token create printed no bootstrap token",
+                program.display()
+            ),
         )
         .subject(paths::SERVER_UNIT)
         .hint("run `k3s token create` on the control plane by hand to see what it prints")),

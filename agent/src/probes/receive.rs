@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use canasta_host::Host;
 use canasta_host::packet::{Kind, Packets};
-use tokio::net::{TcpListener, TcpSocket, UdpSocket};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -20,8 +20,6 @@ use super::{Nonce, Port, Protocol};
 const LARGEST: usize = 2048;
 /// How many connections to one port are told.
 const MOST_CONNECTIONS: u32 = 10;
-/// How many connections to one port wait to be told.
-const BACKLOG: u32 = 128;
 /// The most different datagrams of one round that are told for one port.
 const MOST_DATAGRAMS: usize = 64;
 
@@ -105,15 +103,14 @@ async fn listen(host: &Host, port: Port) -> io::Result<(Listening, Option<Listen
         SocketAddr::from((Ipv6Addr::UNSPECIFIED, port.number)),
         SocketAddr::from((Ipv4Addr::UNSPECIFIED, port.number)),
     ];
+    let sockets = &host.sockets;
     let bound = match port.protocol {
-        Protocol::Tcp => match bind(any, |address| async move { open_tcp(address) }).await {
-            Ok(listener) => Ok(Listener::Tcp(listener)),
-            Err(error) => Err(error),
-        },
-        Protocol::Udp => match bind(any, UdpSocket::bind).await {
-            Ok(socket) => Ok(Listener::Udp(socket)),
-            Err(error) => Err(error),
-        },
+        Protocol::Tcp => bind(any, |address| sockets.listen(address))
+            .await
+            .map(Listener::Tcp),
+        Protocol::Udp => bind(any, |address| sockets.datagrams_at(address))
+            .await
+            .map(Listener::Udp),
     };
     match bound {
         Ok(listener) => Ok((Listening::Socket, Some(listener))),
@@ -123,18 +120,6 @@ async fn listen(host: &Host, port: Port) -> io::Result<(Listening, Option<Listen
         },
         Err(error) => Err(error),
     }
-}
-
-/// Rounds of several joins may be on one port at once: they share it, and a service, which does not, keeps it for itself.
-fn open_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    socket.set_reuseaddr(true)?;
-    socket.set_reuseport(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
 }
 
 /// Binds to all addresses of both families; to IPv4's alone where the machine has no IPv6.

@@ -1,11 +1,11 @@
 //! Sends probes to a peer.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use canasta_host::Sockets;
 use futures_util::future::join_all;
-use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{sleep, timeout};
 
 use super::{Nonce, Port, Protocol, datagram};
@@ -44,12 +44,16 @@ pub(crate) struct Probes {
 }
 
 /// Probes all ports at once; answers in their order.
-pub(crate) async fn send(probes: Probes, ports: &[Port]) -> Vec<(Port, Outcome)> {
+pub(crate) async fn send(
+    sockets: &dyn Sockets,
+    probes: Probes,
+    ports: &[Port],
+) -> Vec<(Port, Outcome)> {
     join_all(ports.iter().map(async |port| {
         let to = SocketAddr::new(probes.address, port.number);
         let outcome = match port.protocol {
-            Protocol::Tcp => connect(to, probes.limit).await,
-            Protocol::Udp => match datagrams(to, &probes).await {
+            Protocol::Tcp => connect(sockets, to, probes.limit).await,
+            Protocol::Udp => match datagrams(sockets, to, &probes).await {
                 Ok(()) => Outcome::Sent,
                 Err(error) => sorted(&error),
             },
@@ -59,21 +63,16 @@ pub(crate) async fn send(probes: Probes, ports: &[Port]) -> Vec<(Port, Outcome)>
     .await
 }
 
-async fn connect(to: SocketAddr, limit: Duration) -> Outcome {
-    match timeout(limit, TcpStream::connect(to)).await {
+async fn connect(sockets: &dyn Sockets, to: SocketAddr, limit: Duration) -> Outcome {
+    match timeout(limit, sockets.connect(to)).await {
         Ok(Ok(_connection)) => Outcome::Sent,
         Ok(Err(error)) => sorted(&error),
         Err(_) => Outcome::NoAnswer(format!("no answer within {} ms", limit.as_millis())),
     }
 }
 
-async fn datagrams(to: SocketAddr, probes: &Probes) -> io::Result<()> {
-    let any: IpAddr = match to {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(to).await?;
+async fn datagrams(sockets: &dyn Sockets, to: SocketAddr, probes: &Probes) -> io::Result<()> {
+    let socket = sockets.datagrams_to(to).await?;
     for sequence in 1..=probes.count {
         let payload = datagram::write(&probes.nonce, sequence, probes.size);
         socket.send(&payload).await?;

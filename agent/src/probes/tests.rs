@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use canasta_host::Host;
+use canasta_host::sockets::Kernel;
 use tokio::sync::mpsc;
 
 use super::receive::{Event, Listening, receive};
@@ -76,12 +77,12 @@ async fn what_is_sent_to_free_ports_arrives_once_each() {
     let (listening, mut events) = round(Host::real(), &ports).await;
     assert_eq!(listening, [Listening::Socket, Listening::Socket]);
     // Another round's probes and other people's datagrams are not this one's.
-    send(probes([6; 16]), &ports[1..]).await;
+    send(&Kernel, probes([6; 16]), &ports[1..]).await;
     let other = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     other
         .send_to(b"hello", ("127.0.0.1", ports[1].number))
         .unwrap();
-    let results = send(probes(NONCE), &ports).await;
+    let results = send(&Kernel, probes(NONCE), &ports).await;
     assert_eq!(results, ports.map(|port| (port, Outcome::Sent)));
     let mut heard = Vec::new();
     for _ in 0..4 {
@@ -106,9 +107,12 @@ async fn ports_of_services_and_closed_ones_are_told_apart() {
     let ports = [tcp(service.local_addr().unwrap().port())];
     let (listening, _events) = round(Host::real(), &ports).await;
     assert_eq!(listening, [Listening::Service]);
-    assert_eq!(send(probes(NONCE), &ports).await[0].1, Outcome::Sent);
+    assert_eq!(
+        send(&Kernel, probes(NONCE), &ports).await[0].1,
+        Outcome::Sent
+    );
     for closed in [tcp(free(Protocol::Tcp)), udp(free(Protocol::Udp))] {
-        let outcome = &send(probes(NONCE), &[closed]).await[0].1;
+        let outcome = &send(&Kernel, probes(NONCE), &[closed]).await[0].1;
         assert!(
             matches!(outcome, Outcome::Refused(_)),
             "{closed:?}: {outcome:?}"
@@ -125,7 +129,10 @@ async fn two_rounds_listen_on_one_port_at_once() {
         (first, second),
         (vec![Listening::Socket], vec![Listening::Socket])
     );
-    assert_eq!(send(probes(NONCE), &ports).await[0].1, Outcome::Sent);
+    assert_eq!(
+        send(&Kernel, probes(NONCE), &ports).await[0].1,
+        Outcome::Sent
+    );
 }
 
 #[tokio::test]
@@ -184,7 +191,7 @@ fn probes_to_a_port_that_someone_else_owns_are_seen() {
         let owner = std::net::UdpSocket::bind("0.0.0.0:8472").unwrap();
         let (listening, mut events) = round(Host::real(), &[udp(8472)]).await;
         assert_eq!(listening, [Listening::PacketSocket]);
-        send(probes(NONCE), &[udp(8472)]).await;
+        send(&Kernel, probes(NONCE), &[udp(8472)]).await;
         for sequence in 1..=3 {
             let arrival = Event::Arrival {
                 port: udp(8472),
@@ -214,7 +221,7 @@ fn probes_to_the_overlays_port_are_seen_where_the_overlay_delivers_them() {
         }
         let (listening, mut events) = round(Host::real(), &[udp(8472)]).await;
         assert_eq!(listening, [Listening::PacketSocket]);
-        send(probes(NONCE), &[udp(8472)]).await;
+        send(&Kernel, probes(NONCE), &[udp(8472)]).await;
         for sequence in 1..=3 {
             let Event::Arrival {
                 sequence: seen,
@@ -238,7 +245,7 @@ fn probes_to_the_overlays_port_are_seen_where_the_overlay_delivers_them() {
             count: 5,
             ..probes(NONCE)
         };
-        send(late, &[udp(8472)]).await;
+        send(&Kernel, late, &[udp(8472)]).await;
         assert!(events.try_recv().is_err(), "nothing more has arrived");
     });
     if done.is_none() {

@@ -9,13 +9,13 @@ use canasta_proto::pb::task_spec::Verb;
 use canasta_steps::{Done, Plan, Reporter, Step, StepError, StepInfo};
 use serde::{Deserialize, Serialize};
 
-use super::ask::step_error;
+use super::ask::again;
 use super::choice::{self, Wish};
 use super::gather::{Gathered, gather, has_program, node_name};
 use super::host_text::HostText;
 use super::record::{Record, known_as, known_cluster};
 use super::{Begun, Context, Details, Error, Refusal, begin, hold_host, refuse, stale};
-use crate::operations::agent::{AgentTask, connect};
+use crate::operations::agent::AgentTask;
 use crate::operations::locks::{Resource, Wanted};
 use crate::operations::{Operations, Workflow};
 
@@ -273,11 +273,7 @@ impl Step for Preflight {
     async fn run(&self, _: &Reporter) -> Result<Done, StepError> {
         let (context, planned) = &*self.0;
         let host = &*planned.host;
-        connect(&context.fleet, host, context.timings.agent_wait).await?;
-        let known = match gather(context, host).await {
-            Ok(known) => known,
-            Err(error) => return Err(step_error(error)),
-        };
+        let known = again(context, host, || gather(context, host)).await?;
         let cluster = planned.cluster.parse().ok();
         stale::check(host, planned, plan(host, cluster.as_ref(), &known))?;
         Ok(Done::unchanged(format!(

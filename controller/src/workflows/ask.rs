@@ -1,13 +1,16 @@
-//! One question to an agent from within a step: waits for an agent that is away, and asks again when the connection broke.
+//! Questions to an agent from within a step: they wait for an agent that is away, and are asked again when the connection broke,
+//! as it does when the agent is restarted.
 
 use std::time::Duration;
 
 use canasta_proto::name::HostName;
+use canasta_proto::pb;
 use canasta_steps::StepError;
 use canasta_transport::status::Fault;
 use tonic::{Response, Status};
 
 use super::{Context, Error};
+use crate::fleet::FleetError;
 use crate::operations::agent::{Client, connect, is_cut};
 
 /// How often a question is asked whose connection breaks.
@@ -51,6 +54,52 @@ where
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Does what asks an agent more than one question, from the beginning again when the connection broke.
+///
+/// # Errors
+/// `AGENT_UNREACHABLE` when it does not come back, else what came of it.
+pub(super) async fn again<T, W, A>(
+    context: &Context,
+    host: &HostName,
+    work: W,
+) -> Result<T, StepError>
+where
+    W: Fn() -> A + Send + Sync,
+    A: Future<Output = Result<T, Error>> + Send,
+{
+    let mut tries = 0;
+    loop {
+        connect(&context.fleet, host, context.timings.agent_wait).await?;
+        tries += 1;
+        match work().await {
+            Err(Error::Fleet(error)) if tries < TRIES && is_broken(&error) => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            done => return done.map_err(step_error),
+        }
+    }
+}
+
+/// Whether the connection to an agent broke, or is not there again yet.
+fn is_broken(error: &FleetError) -> bool {
+    match error {
+        FleetError::Call { source, .. } => is_cut(source),
+        FleetError::Unreachable { .. } => true,
+        _ => false,
+    }
+}
+
+/// What an agent tells of its node now.
+///
+/// # Errors
+/// As [`again`].
+pub(super) async fn facts(context: &Context, host: &HostName) -> Result<pb::NodeFacts, StepError> {
+    again(context, host, || async {
+        Ok(context.fleet.refresh(host).await?)
+    })
+    .await
 }
 
 /// Why something could not be planned, as the error of a step that plans again.

@@ -4,9 +4,8 @@ use canasta_proto::name::HostName;
 use canasta_proto::pb;
 use canasta_steps::{Done, StepError};
 
-use super::{Context, Refusal};
+use super::{Context, Refusal, ask};
 use crate::clusters::CONTROL_PLANE;
-use crate::operations::agent::fleet_error;
 use crate::operations::stamp;
 use crate::store::clusters::{ClusterRow, NodeRow};
 
@@ -26,11 +25,7 @@ pub(super) struct Record {
 impl Record {
     /// Stores the cluster and its node, with the hash of the CA that the agent sees.
     pub(super) async fn store(&self, context: &Context) -> Result<Done, StepError> {
-        let facts = context
-            .fleet
-            .refresh(&self.host)
-            .await
-            .map_err(fleet_error)?;
+        let facts = ask::facts(context, &self.host).await?;
         let k3s = facts.k3s.unwrap_or_default();
         if k3s.ca_hash.is_empty() {
             return Err(StepError::new(

@@ -10,8 +10,8 @@ use canasta_proto::pb::operation_event::Event;
 use canasta_proto::pb::operation_service_client::OperationServiceClient;
 use canasta_proto::pb::user_service_client::UserServiceClient;
 use canasta_transport::status::Fault;
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::program;
 
@@ -151,6 +151,66 @@ impl Client {
             .map_err(fault)?;
         let answer = answer.into_inner();
         Ok((answer.operation_id, answer.plan.expect("a plan")))
+    }
+
+    /// Starts the join of a worker, and tells the operation.
+    ///
+    /// # Errors
+    /// What the controller refuses with.
+    ///
+    /// # Panics
+    /// When the answer is of no host.
+    pub async fn join_worker(&self, host: &str, control_plane: &str) -> Result<String, Fault> {
+        let request = pb::JoinWorkersRequest {
+            hosts: vec![host.to_owned()],
+            control_plane: control_plane.to_owned(),
+            ..pb::JoinWorkersRequest::default()
+        };
+        let answer = self.clusters().join_workers(request).await.map_err(fault)?;
+        let join = answer.into_inner().joins.pop().expect("the join of a host");
+        match join.error {
+            Some(report) => Err(Fault::from_report(Code::FailedPrecondition, &report)),
+            None => Ok(join.operation_id),
+        }
+    }
+
+    /// Starts an uninstall; the operation is empty where nothing is to be done.
+    ///
+    /// # Errors
+    /// What the controller refuses with.
+    ///
+    /// # Panics
+    /// When the answer has no plan.
+    pub async fn uninstall(
+        &self,
+        host: &str,
+        force: bool,
+    ) -> Result<(String, pb::UninstallPlan), Fault> {
+        let request = pb::UninstallK3sRequest {
+            host: host.to_owned(),
+            force,
+            ..pb::UninstallK3sRequest::default()
+        };
+        let answer = self
+            .clusters()
+            .uninstall_k3s(request)
+            .await
+            .map_err(fault)?;
+        let answer = answer.into_inner();
+        Ok((answer.operation_id, answer.plan.expect("a plan")))
+    }
+
+    /// Starts a drain, and tells the operation.
+    ///
+    /// # Errors
+    /// What the controller refuses with.
+    pub async fn drain(&self, node: &str) -> Result<String, Fault> {
+        let request = pb::DrainNodeRequest {
+            node: node.to_owned(),
+            ..pb::DrainNodeRequest::default()
+        };
+        let answer = self.clusters().drain_node(request).await.map_err(fault)?;
+        Ok(answer.into_inner().operation_id)
     }
 
     /// Shows an operation.

@@ -243,8 +243,30 @@ impl Node {
         (files, self.host.systemd.orders())
     }
 
+    /// Every path on the machine but those of the agent's own state.
+    pub fn files(&self) -> Vec<String> {
+        let mut files = Vec::new();
+        list(self.host.directory(), &mut files);
+        let own = ["var/lib/canasta-agent", "run/canasta-agent"]
+            .map(|own| self.host.directory().join(own).display().to_string());
+        files.retain(|path| !own.iter().any(|own| path.starts_with(own)));
+        files.sort();
+        files
+    }
+
     fn agent(&self) -> &RunningAgent {
         self.agent.as_ref().expect("the agent runs")
+    }
+}
+
+/// Everything below a directory, directories too.
+fn list(directory: &std::path::Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        found.push(path.display().to_string());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            list(&path, found);
+        }
     }
 }
 

@@ -2,14 +2,16 @@
 //! says when a join fails, and how often, is as recorded.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::client::{Client, ClientError, Trust, basic};
@@ -31,6 +33,9 @@ mod overlay;
 
 type Callback = Arc<dyn Fn() + Send + Sync>;
 
+/// Opens a connection to a server by its address and port.
+pub type Dial = Arc<dyn Fn(String) -> BoxFuture<'static, std::io::Result<TcpStream>> + Send + Sync>;
+
 /// How to run an agent.
 #[derive(Clone)]
 pub struct Options {
@@ -40,8 +45,10 @@ pub struct Options {
     pub node_name: Option<String>,
     /// The port on loopback through which it reaches the server; 0 takes a free one.
     pub balancer_port: u16,
-    /// Where the kubelet's health is served on loopback; tests in one process leave it out.
-    pub kubelet_port: Option<u16>,
+    /// How the server is reached; tests in one process have addresses of their own.
+    pub dial: Dial,
+    /// Where the kubelet's health is served, on loopback; tests that don't ask for it leave it out.
+    pub kubelet_health: Option<SocketAddr>,
     /// Whether to work on the node itself: links, firewall, mounts, processes. Only for the program on a machine of
     /// its own.
     pub kernel: bool,
@@ -79,7 +86,8 @@ impl Options {
             root: root.into(),
             node_name: None,
             balancer_port: 0,
-            kubelet_port: None,
+            dial: Arc::new(|server| Box::pin(TcpStream::connect(server))),
+            kubelet_health: None,
             kernel: false,
             version: DEFAULT_VERSION.to_owned(),
             profile: Profile::Recorded,
@@ -120,10 +128,16 @@ pub struct Running {
 
 impl Running {
     /// Stops it. Its Node stays, and becomes unknown when its lease is too old.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(mut self) {
         self.task.abort();
         // Aborted is what was asked for.
-        let _ = self.task.await;
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -236,9 +250,10 @@ impl Agent {
             link: config.get("flannel-iface").map(str::to_owned),
             options,
         };
+        let dial = Arc::clone(&agent.options.dial);
         let task = tokio::spawn(async move {
             tokio::select! {
-                () = balancer::run(listener, server) => {}
+                () = balancer::run(listener, server, dial) => {}
                 () = agent.run() => {}
             }
         });
@@ -264,7 +279,7 @@ impl Agent {
         tokio::select! {
             () = self.heartbeats(&client) => {}
             () = self.report(&client, host.as_ref()) => {}
-            () = kubelet::serve(self.options.kubelet_port, &self.log) => {}
+            () = kubelet::serve(self.options.kubelet_health, &self.log) => {}
             () = self.pods(&client, host.clone()) => {}
             () = kubelet::serve_api(host.is_some(), &self.paths, &self.log) => {}
         }

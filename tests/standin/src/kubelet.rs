@@ -1,6 +1,7 @@
 //! The kubelet: its health port on loopback, which answers `ok` once it runs, its own port, and its pods. Server and agent run it.
 
 use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,22 +21,22 @@ use crate::log::Log;
 
 pub(crate) mod pods;
 
-/// The real kubelet's port.
-pub const HEALTH_PORT: u16 = 10248;
+/// Where the real kubelet serves its health.
+pub const HEALTH: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10248);
 
 /// The port of its own API.
 const API_PORT: u16 = 10250;
 
-/// Serves `/healthz` until dropped; without a port, waits for ever. A port that is taken is logged.
-pub(crate) async fn serve(port: Option<u16>, log: &Log) {
-    let Some(port) = port else {
+/// Serves `/healthz` until dropped; without an address, waits for ever. A port that is taken is logged.
+pub(crate) async fn serve(address: Option<SocketAddr>, log: &Log) {
+    let Some(address) = address else {
         return std::future::pending().await;
     };
-    let listener = match TcpListener::bind(("127.0.0.1", port)).await {
+    let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(error) => {
             log.error(format!(
-                "Starting healthz server failed: listen tcp 127.0.0.1:{port}: {error}"
+                "Starting healthz server failed: listen tcp {address}: {error}"
             ));
             return std::future::pending().await;
         }
@@ -66,7 +67,7 @@ pub(crate) async fn serve_api(wanted: bool, paths: &Paths, log: &Log) {
             return std::future::pending().await;
         }
     };
-    let listener = match TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, API_PORT)).await {
+    let listener = match TcpListener::bind((Ipv6Addr::UNSPECIFIED, API_PORT)).await {
         Ok(listener) => listener,
         Err(error) => {
             log.error(format!("listen tcp 0.0.0.0:{API_PORT}: {error}"));

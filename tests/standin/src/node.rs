@@ -138,8 +138,10 @@ impl Node {
     }
 
     fn info(&self, root: &Path) -> Value {
+        // A machine that is a directory may have ids of its own; the rest is the real one's.
         let read = |path: &str| {
-            fs::read_to_string(path)
+            fs::read_to_string(root.join(path))
+                .or_else(|_none| fs::read_to_string(Path::new("/").join(path)))
                 .unwrap_or_default()
                 .trim()
                 .to_owned()
@@ -153,8 +155,8 @@ impl Node {
             .trim_matches('"');
         json!({
             "machineID": machine.trim(), "systemUUID": machine.trim(),
-            "bootID": read("/proc/sys/kernel/random/boot_id"),
-            "kernelVersion": read("/proc/sys/kernel/osrelease"),
+            "bootID": read("proc/sys/kernel/random/boot_id"),
+            "kernelVersion": read("proc/sys/kernel/osrelease"),
             "osImage": image,
             "containerRuntimeVersion": "containerd://1.4.4-k3s2",
             "kubeletVersion": self.version, "kubeProxyVersion": self.version,

@@ -60,8 +60,8 @@ pub struct Options {
     pub node_name: Option<String>,
     /// Where to listen; port 0 takes a free one. Without it as configured, else port 6443 everywhere.
     pub listen: Option<SocketAddr>,
-    /// Where the kubelet's health is served on loopback; tests in one process leave it out.
-    pub kubelet_port: Option<u16>,
+    /// Where the kubelet's health is served, on loopback; tests that don't ask for it leave it out.
+    pub kubelet_health: Option<SocketAddr>,
     /// Whether to work on the node itself: links, firewall, mounts, processes. Only for the program on a machine of
     /// its own.
     pub kernel: bool,
@@ -100,7 +100,7 @@ impl Options {
             root: root.into(),
             node_name: None,
             listen: None,
-            kubelet_port: None,
+            kubelet_health: None,
             kernel: false,
             version: DEFAULT_VERSION.to_owned(),
             profile: Profile::Recorded,
@@ -245,7 +245,7 @@ struct Shared {
     profile: Profile,
     faults: Faults,
     notify: Callback,
-    kubelet_port: Option<u16>,
+    kubelet_health: Option<SocketAddr>,
     host: Option<Arc<Host>>,
     listen: Option<SocketAddr>,
     root: PathBuf,
@@ -315,7 +315,7 @@ impl Shared {
             leases: timeline::Leases::default(),
             saving: Mutex::default(),
             listen: options.listen,
-            kubelet_port: options.kubelet_port,
+            kubelet_health: options.kubelet_health,
             root: options.root.clone(),
             version: options.version.clone(),
             profile: options.profile,

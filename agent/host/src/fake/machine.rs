@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 
 use super::locked;
+use crate::files::Root;
 use crate::machine::cgroup::{Cgroup, Version};
 use crate::machine::release::OsRelease;
 use crate::machine::{Arch, DiskSpace, Facts, Listener, Machine, MachineError, Vitals, kernel};
@@ -70,6 +71,23 @@ impl FakeMachine {
     /// Changes what the machine answers from now on.
     pub fn change(&self, change: impl FnOnce(&mut MachineState)) {
         change(&mut locked(&self.state));
+    }
+
+    /// Puts the ids of the machine and of its boot where programs look for them.
+    pub(super) fn identify(&self, root: &Root) -> std::io::Result<()> {
+        let Facts {
+            machine_id,
+            boot_id,
+            ..
+        } = self.state().facts;
+        std::fs::create_dir_all(root.path("/proc/sys/kernel/random"))?;
+        for (path, id) in [
+            ("/etc/machine-id", machine_id),
+            ("/proc/sys/kernel/random/boot_id", boot_id),
+        ] {
+            std::fs::write(root.path(path), id.unwrap_or_default() + "\n")?;
+        }
+        Ok(())
     }
 
     fn state(&self) -> MachineState {

@@ -1,5 +1,6 @@
 //! A network that is a struct.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -42,6 +43,12 @@ impl FakeNetwork {
             state.addresses.retain(|address| address.link != "eth0");
             state.addresses.push(address("eth0", net, Scope::Global));
         });
+    }
+
+    /// Whether one of the links has this address.
+    pub fn has(&self, ip: IpAddr) -> bool {
+        let state = locked(&self.state);
+        state.addresses.iter().any(|address| address.ip() == ip)
     }
 
     fn state(&self) -> NetworkState {

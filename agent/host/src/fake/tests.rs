@@ -1,15 +1,19 @@
 //! The fake behaves as the machine that it stands for.
 
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 
 use super::*;
+use crate::command;
 use crate::files::Change;
 use crate::journal::{Journal, Since};
 use crate::machine::Machine;
 use crate::network::{Network, choose_node_ip};
+use crate::sockets::Sockets as _;
 use crate::systemd::{Systemd, SystemdError, Unit, UnitStream};
 
 const K3S: &str = "k3s.service";
@@ -313,4 +317,64 @@ async fn facts_are_what_a_test_sets() {
         Some(("10.77.0.11".parse().unwrap(), "eth0".to_owned()))
     );
     assert_eq!(fake.directory().join("etc"), host.root.path("/etc"));
+}
+
+#[tokio::test]
+async fn machines_on_a_wire_reach_what_the_others_open_and_nothing_else() {
+    let (wire, [near, far]) = (Wire::default(), ["a", "b"].map(FakeHost::new));
+    for (host, address) in [(&near, "10.77.0.1/16"), (&far, "10.77.0.2/16")] {
+        host.network.set_address(address.parse().unwrap());
+        host.sockets.plug_into(&wire);
+    }
+    let (near, far) = (near.sockets, far.sockets);
+    let at = |last, port| SocketAddr::from(([10, 77, 0, last], port));
+    let refused = async |last, port| near.connect(at(last, port)).await.unwrap_err().kind();
+    assert_eq!(refused(2, 10250).await, ErrorKind::ConnectionRefused);
+    assert_eq!(refused(3, 10250).await, ErrorKind::HostUnreachable);
+    let listener = far.listen(at(0, 10250)).await.unwrap();
+    near.connect(at(2, 10250)).await.unwrap();
+
+    // A service has its port for itself, as long as it is there.
+    let offer = far.offer(6443, listener.local_addr().unwrap());
+    near.connect(at(2, 6443)).await.unwrap();
+    let taken = far.listen(at(0, 6443)).await.unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+    drop(offer);
+    assert_eq!(refused(2, 6443).await, ErrorKind::ConnectionRefused);
+
+    let datagrams = far.datagrams_at(at(0, 8472)).await.unwrap();
+    let sender = near.datagrams_to(at(2, 8472)).await.unwrap();
+    sender.send(b"one").await.unwrap();
+    let mut buffer = [0; 8];
+    let received = datagrams.recv(&mut buffer);
+    let length = tokio::time::timeout(Duration::from_secs(10), received).await;
+    assert_eq!(length.expect("in time").unwrap(), 3);
+}
+
+#[tokio::test]
+async fn a_test_does_the_work_of_a_program_as_far_as_it_likes() {
+    let fake = FakeHost::new("a");
+    let program = fake.root.path("/usr/local/bin/tool");
+    fake.processes
+        .on_run(program.clone(), |arguments| async move {
+            (arguments == ["token"]).then(|| Printed {
+                stderr: "no".to_owned(),
+                status: 3,
+                ..Printed::default()
+            })
+        });
+    let run = async |argument| {
+        let processes = fake.host().processes;
+        let limit = Duration::from_secs(10);
+        processes
+            .run(&program, &[argument], limit, 100)
+            .await
+            .unwrap_err()
+    };
+    let refused = run("token").await;
+    assert!(
+        matches!(&refused, command::Error::Failed { status, .. } if status.code() == Some(3)),
+        "{refused:?}"
+    );
+    assert!(run("other").await.is_missing_program());
 }

@@ -57,7 +57,8 @@ impl Work<'_> {
         let mut missing = String::new();
         let mut reached: Option<Reach> = None;
         let mut look = Box::pin(self.look(Duration::ZERO, unit.clone()));
-        let mut reaching = Box::pin(reach::server(&server, Duration::ZERO));
+        let sockets = &*self.host.sockets;
+        let mut reaching = Box::pin(reach::server(sockets, &server, Duration::ZERO));
         let deadline = begun + self.timings.ready;
         loop {
             tokio::select! {
@@ -84,7 +85,7 @@ impl Work<'_> {
                 }
                 said = &mut reaching => {
                     reached = Some(said);
-                    reaching = Box::pin(reach::server(&server, self.timings.longest_pause));
+                    reaching = Box::pin(reach::server(sockets, &server, self.timings.longest_pause));
                 }
                 () = sleep_until(deadline) => return Err(self.not_joined(&missing, since).await),
             }

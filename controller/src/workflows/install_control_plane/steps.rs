@@ -12,8 +12,8 @@ use canasta_steps::{Done, Plan, Reporter, Step, StepError, StepInfo};
 use super::plan::{Planned, plan};
 use super::{Asked, Job};
 use crate::artefacts::Artefact;
-use crate::operations::agent::{AgentTask, connect};
-use crate::workflows::ask::step_error;
+use crate::operations::agent::AgentTask;
+use crate::workflows::ask::again;
 use crate::workflows::record::{Record, judged};
 use crate::workflows::release::{Fetch, Push, Release};
 use crate::workflows::{Context, gather, stale};
@@ -152,11 +152,7 @@ impl Step for Preflight {
         let host = self.0.host()?;
         let context = &self.0.context;
         let planned = &self.0.planned;
-        connect(&context.fleet, &host, context.timings.agent_wait).await?;
-        let known = match gather::gather(context, &host).await {
-            Ok(known) => known,
-            Err(error) => return Err(step_error(error)),
-        };
+        let known = again(context, &host, || gather::gather(context, &host)).await?;
         let done = judged(&host, &known.findings, !planned.current_version.is_empty())?;
         let internal = |error: &dyn std::error::Error| StepError::from_source("INTERNAL", error);
         let asked = self.0.asked.request().map_err(|error| internal(&error))?;

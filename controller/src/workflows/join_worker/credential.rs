@@ -11,8 +11,8 @@ use canasta_steps::{Done, Reporter, Step, StepError};
 use super::steps::Shared;
 use crate::clusters::nodes::identity;
 use crate::clusters::ready_condition;
-use crate::operations::agent::{AgentTask, fleet_error};
-use crate::workflows::ask::ask;
+use crate::operations::agent::AgentTask;
+use crate::workflows::ask::{ask, facts};
 
 /// How long a bootstrap token is good, in seconds.
 const LIFE: u32 = 600;
@@ -88,8 +88,7 @@ impl Shared {
 
     /// Whether the host is a member already: its Node is Ready and of this machine, and its k3s runs.
     async fn is_member(&self) -> Result<bool, StepError> {
-        let facts = self.context.fleet.refresh(self.host()).await;
-        let facts = facts.map_err(fleet_error)?;
+        let facts = facts(&self.context, self.host()).await?;
         let k3s = facts.k3s.unwrap_or_default();
         if k3s.role() != pb::K3sRole::Agent || k3s.unit_active_state != "active" {
             return Ok(false);

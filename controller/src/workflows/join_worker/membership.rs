@@ -10,6 +10,7 @@ use super::known::{self, Registered};
 use super::steps::Shared;
 use crate::clusters::Awaited;
 use crate::store::debts::DebtKind;
+use crate::workflows::ask;
 use crate::workflows::record::database_failed;
 
 /// Notes the host as a worker, so that nobody else gets its name and a later uninstall knows where it belonged.
@@ -77,8 +78,7 @@ impl Step for ClearStale {
                 Done::unchanged("there is nothing of that name")
             });
         };
-        let facts = context.fleet.refresh(host).await;
-        let facts = facts.map_err(crate::operations::agent::fleet_error)?;
+        let facts = ask::facts(context, host).await?;
         if known::is_of_this_boot(&node, &facts) {
             // Registered by the k3s that runs here, in a run that did not come to its end.
             self.0.forgive().await?;

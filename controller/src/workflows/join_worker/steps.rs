@@ -18,7 +18,7 @@ use super::{control_plane, ignoring, known, probes};
 use crate::clusters::{ClusterApi, NodeError};
 use crate::operations::agent::{AgentTask, connect};
 use crate::workflows::Context;
-use crate::workflows::ask::{ask, step_error};
+use crate::workflows::ask::{again, ask, facts, step_error};
 use crate::workflows::record::judged;
 use crate::workflows::release::{Fetch, Push, Release};
 
@@ -270,24 +270,22 @@ impl Step for Preflight {
             context, planned, ..
         } = &*self.0;
         let host = self.0.host();
-        for needed in [host, self.0.control_plane()] {
+        let control_plane = self.0.control_plane();
+        for needed in [host, control_plane] {
             connect(&context.fleet, needed, context.timings.agent_wait).await?;
         }
         self.0.api().await?;
-        let target = control_plane::find(context, self.0.control_plane().as_str())
-            .await
-            .map_err(step_error)?;
-        let known = known::gather(context, host, &target)
-            .await
-            .map_err(step_error)?;
+        let find = || control_plane::find(context, control_plane.as_str());
+        let target = again(context, control_plane, find).await?;
+        let known = again(context, host, || known::gather(context, host, &target)).await?;
         let mut looked = [Ok(known)];
         known::find_twins(std::slice::from_ref(host), &mut looked);
         let [Ok(mut known)] = looked else {
             return Err(StepError::new("INTERNAL", "what was known is lost"));
         };
-        let again = plan(host, &target, &known, &planned.ignored);
-        let again = again.map_err(|refusal| step_error(refusal.into()))?;
-        if !again.agrees_with(planned) {
+        let now = plan(host, &target, &known, &planned.ignored);
+        let now = now.map_err(|refusal| step_error(refusal.into()))?;
+        if !now.agrees_with(planned) {
             return Err(StepError::new(
                 "PLAN_STALE",
                 format!("things have changed on or about host '{host}' since this was planned"),
@@ -295,8 +293,8 @@ impl Step for Preflight {
             .subject(format!("host {host}"))
             .hint("nothing was changed; run the command again: it plans from what is there now"));
         }
-        let probed = probes::of_worker(context, host, &planned.node_ip, &target);
-        known.findings.extend(probed.await.map_err(step_error)?);
+        let probe = || probes::of_worker(context, host, &planned.node_ip, &target);
+        known.findings.extend(again(context, host, probe).await?);
         let findings = ignoring(known.findings, &planned.ignored);
         let done = judged(host, &findings, !planned.fresh())?;
         if planned.adopted {
@@ -348,8 +346,7 @@ impl Step for StopUnregistered {
                 planned.node_name
             )));
         }
-        let facts = context.fleet.refresh(self.shared.host()).await;
-        let facts = facts.map_err(crate::operations::agent::fleet_error)?;
+        let facts = facts(context, self.shared.host()).await?;
         let k3s = facts.k3s.unwrap_or_default();
         if k3s.unit_started_at.is_none() {
             return Ok(Done::unchanged("k3s does not run"));

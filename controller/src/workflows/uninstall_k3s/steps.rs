@@ -11,10 +11,10 @@ use canasta_steps::{Done, Plan, Reporter, Step, StepError, StepInfo};
 use super::guards::judge;
 use super::{Planned, known, plan, refused};
 use crate::clusters::NodeError;
-use crate::operations::agent::{AgentTask, connect, fleet_error};
+use crate::operations::agent::AgentTask;
 use crate::store::debts::{DebtKind, NewDebt};
 use crate::workflows::Context;
-use crate::workflows::ask::step_error;
+use crate::workflows::ask::{again, facts, step_error};
 use crate::workflows::drain_node::{Cordoned, Ended, Eviction, evict_all};
 use crate::workflows::gather;
 use crate::workflows::record::database_failed;
@@ -172,11 +172,10 @@ impl Step for Check {
             context, planned, ..
         } = &*self.0;
         let host = &*planned.host;
-        connect(&context.fleet, host, context.timings.agent_wait).await?;
         let checked = async {
-            let known = known::gather(context, host).await.map_err(step_error)?;
-            let again = plan(host, &known, planned.force);
-            again.map_err(|refusal| step_error(refusal.into()))?;
+            let known = again(context, host, || known::gather(context, host)).await?;
+            let now = plan(host, &known, planned.force);
+            now.map_err(|refusal| step_error(refusal.into()))?;
             let judged = judge(&known, planned.force, &planned.discard);
             let errors: Vec<_> = gather::errors(&judged.findings).collect();
             if !errors.is_empty() {
@@ -228,11 +227,7 @@ impl Step for Drain {
         {
             return Ok(Done::skipped(format!("by force: {error}")));
         }
-        let facts = context
-            .fleet
-            .refresh(&planned.host)
-            .await
-            .map_err(fleet_error)?;
+        let facts = facts(context, &planned.host).await?;
         let k3s = facts.k3s.unwrap_or_default();
         let eviction = Eviction {
             context: context.clone(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use canasta_standin::agent::{self, Agent};
 use canasta_standin::host::shim;
-use canasta_standin::kubelet::HEALTH_PORT;
+use canasta_standin::kubelet::HEALTH;
 use canasta_standin::log::Log;
 use canasta_standin::server::{self, Server, StartError};
 use canasta_standin::trailer::{Profile, Trailer};
@@ -108,7 +108,7 @@ fn own_trailer() -> std::io::Result<Trailer> {
 
 async fn serve(trailer: Trailer, arguments: Vec<String>) -> ExitCode {
     let mut options = server::Options::new(root());
-    options.kubelet_port = Some(HEALTH_PORT);
+    options.kubelet_health = Some(HEALTH);
     options.kernel = works_on_the_node();
     options.version = trailer.version;
     options.profile = trailer.profile;
@@ -147,7 +147,7 @@ async fn run_server(options: server::Options) -> Result<server::Exit, StartError
 async fn join(trailer: Trailer, arguments: Vec<String>) -> ExitCode {
     let mut options = agent::Options::new(root());
     options.balancer_port = 6444;
-    options.kubelet_port = Some(HEALTH_PORT);
+    options.kubelet_health = Some(HEALTH);
     options.kernel = works_on_the_node();
     options.version = trailer.version;
     options.profile = trailer.profile;

@@ -90,7 +90,7 @@ async fn kubelet_health(shared: Arc<Shared>) {
     shared.clock.at(10.0).await;
     if !shared.faults.never_ready {
         tokio::join!(
-            kubelet::serve(shared.kubelet_port, &shared.log),
+            kubelet::serve(shared.kubelet_health, &shared.log),
             kubelet::serve_api(shared.host.is_some(), &shared.paths, &shared.log),
         );
     }

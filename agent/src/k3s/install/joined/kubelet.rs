@@ -7,7 +7,6 @@ use bytes::Bytes;
 use canasta_host::Host;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use crate::facts::with_causes;
 use crate::k3s::config;
@@ -21,7 +20,7 @@ pub(super) async fn health(host: &Host, limit: Duration) -> Result<(), String> {
         .await
         .map_err(|error| with_causes(&error))?;
     let address = address(&configured.kubelet_args);
-    tokio::time::timeout(limit, ask(address))
+    tokio::time::timeout(limit, ask(host, address))
         .await
         .unwrap_or_else(|_| Err(format!("{address} gives no answer")))
 }
@@ -43,8 +42,10 @@ fn address(arguments: &[String]) -> SocketAddr {
     )
 }
 
-async fn ask(address: SocketAddr) -> Result<(), String> {
-    let tcp = TcpStream::connect(address)
+async fn ask(host: &Host, address: SocketAddr) -> Result<(), String> {
+    let tcp = host
+        .sockets
+        .connect(address)
         .await
         .map_err(|error| format!("{address}: {error}"))?;
     let said = |error: hyper::Error| format!("{address}: {}", with_causes(&error));

@@ -1,8 +1,10 @@
 //! Whether the server's port can be reached from this node. k3s itself says nothing for 20 s when packets are dropped.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use canasta_host::Sockets;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
@@ -27,14 +29,14 @@ pub(super) enum Reach {
 }
 
 /// Connects after a pause, and hangs up.
-pub(super) async fn server(server: &ServerUrl, pause: Duration) -> Reach {
+pub(super) async fn server(sockets: &dyn Sockets, server: &ServerUrl, pause: Duration) -> Reach {
     tokio::time::sleep(pause).await;
     let addresses = match timeout(LIMIT, lookup_host((server.host(), server.port()))).await {
         Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
         Ok(Err(error)) => return Reach::Unresolvable(error.to_string()),
         Err(_) => return Reach::Unresolvable("the resolver gave no answer".to_owned()),
     };
-    match timeout(LIMIT, TcpStream::connect(addresses.as_slice())).await {
+    match timeout(LIMIT, any_of(sockets, &addresses)).await {
         Ok(Ok(_connection)) => Reach::Open,
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Reach::Refused,
         Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Reach::NoAnswer,
@@ -43,12 +45,25 @@ pub(super) async fn server(server: &ServerUrl, pause: Duration) -> Reach {
     }
 }
 
+/// A connection to the first of the addresses that takes one; the error is that of the last.
+async fn any_of(sockets: &dyn Sockets, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        match sockets.connect(*address).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use canasta_host::sockets::Kernel;
 
     async fn reach(url: &str) -> Reach {
-        server(&url.parse().unwrap(), Duration::ZERO).await
+        server(&Kernel, &url.parse().unwrap(), Duration::ZERO).await
     }
 
     #[tokio::test]
