@@ -226,6 +226,15 @@ impl Store {
         Ok(operations)
     }
 
+    /// What an operation was asked to do.
+    pub(crate) async fn request_of(&self, id: &str) -> Result<Option<String>, Error> {
+        sqlx::query_scalar("SELECT request FROM operations WHERE id = ?")
+            .bind(id)
+            .fetch_optional(self.pool())
+            .await
+            .map_err(self.failed())
+    }
+
     /// What the newest operation of a kind on a host was asked to do.
     pub(crate) async fn last_request(
         &self,

@@ -8,6 +8,7 @@
     reason = "a program for a terminal"
 )]
 
+mod joins;
 mod measure;
 mod push;
 
@@ -111,6 +112,7 @@ fn main() -> ExitCode {
     figures.extend(measure::agent(&fleet, arguments.seconds));
     figures.extend(measure::commands(&fleet));
     figures.extend(push::push(&fleet));
+    figures.extend(joins::joins());
     let report = Report {
         machine: measure::Machine::this(),
         figures,

@@ -407,11 +407,7 @@ impl Agent {
 
     /// Makes the Node or takes it over, and reports as the recorded kubelet does.
     async fn report(&self, kubelet: &Client, host: Option<&Arc<Host>>) {
-        let created = self.node.created(&self.root).to_string();
-        let made = self
-            .send(kubelet, Method::POST, "/api/v1/nodes", created)
-            .await;
-        if made == Some(StatusCode::CONFLICT) {
+        if self.register(kubelet).await == StatusCode::CONFLICT {
             self.change(kubelet, |object| self.node.restarted(object, &self.root))
                 .await;
         }
@@ -421,8 +417,8 @@ impl Agent {
             .await;
         self.clock.wait(1.0).await;
         let path = format!("/api/v1/nodes/{}", self.node.name);
-        let own = kubelet.get(&path).await.map(|answer| answer.json());
-        let subnet = own.unwrap_or_default()["spec"]["podCIDR"].clone();
+        let own = self.change(kubelet, |_| {}).await;
+        let subnet = own["spec"]["podCIDR"].clone();
         let mac = self
             .network(host, subnet.as_str().unwrap_or("10.42.0.0/24"))
             .await;
@@ -450,6 +446,25 @@ impl Agent {
                 // The server may be away for a while.
                 Ok(_) | Err(_) => {}
             }
+        }
+    }
+
+    /// Makes the Node, as soon as the server is there; answers whether it was there already.
+    async fn register(&self, kubelet: &Client) -> StatusCode {
+        let created = self.node.created(&self.root).to_string();
+        loop {
+            let made = self
+                .send(kubelet, Method::POST, "/api/v1/nodes", created.clone())
+                .await;
+            match made {
+                Some(made @ (StatusCode::CREATED | StatusCode::CONFLICT)) => return made,
+                Some(status) => self.log.error(format!(
+                    "Unable to register node \"{}\" with API server: {status}",
+                    self.node.name
+                )),
+                None => {}
+            }
+            self.clock.wait(2.0).await;
         }
     }
 
@@ -494,14 +509,16 @@ impl Agent {
     /// Reads the Node, changes it and writes it back; answers what was written.
     async fn change(&self, kubelet: &Client, change: impl Fn(&mut Value)) -> Value {
         let path = format!("/api/v1/nodes/{}", self.node.name);
-        for _ in 0..5 {
-            let Ok(answer) = kubelet.get(&path).await else {
-                self.clock.wait(2.0).await;
-                continue;
+        loop {
+            let answer = match kubelet.get(&path).await {
+                Ok(answer) if answer.status == StatusCode::OK => answer,
+                Ok(answer) if answer.status == StatusCode::NOT_FOUND => return Value::Null,
+                // The server is away, or starts: it is asked until it answers.
+                Ok(_) | Err(_) => {
+                    self.clock.wait(2.0).await;
+                    continue;
+                }
             };
-            if answer.status != StatusCode::OK {
-                break;
-            }
             let mut object = answer.json();
             change(&mut object);
             if self
@@ -511,8 +528,8 @@ impl Agent {
             {
                 return object;
             }
+            self.clock.wait(0.5).await;
         }
-        Value::Null
     }
 
     async fn send(

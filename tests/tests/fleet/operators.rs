@@ -340,11 +340,9 @@ async fn a_host_is_not_removed_while_an_install_of_it_is_planned() {
         let admin = admin.clone();
         async move { admin.install(install_on("cp1")).await }
     });
-    fleet
-        .until("the host to be held", async || {
-            admin.host_token("cp1").await.err()
-        })
-        .await;
+    wire.has_kept().await;
+    let token = admin.host_token("cp1").await.unwrap_err();
+    assert_eq!(token.reason, "HOST_BUSY", "{token:?}");
     let request = pb::RemoveHostRequest {
         name: "cp1".to_owned(),
         force: false,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use async_trait::async_trait;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::JoinHandle;
 
 use super::{FakeNetwork, locked};
 use crate::sockets::{Kernel, Sockets};
@@ -39,8 +40,42 @@ struct Ports {
     services: HashMap<u16, SocketAddr>,
     /// Of probes, by number.
     connections: HashMap<u16, SocketAddr>,
-    /// The same for datagrams. Of several the newest is reached.
-    datagrams: HashMap<u16, SocketAddr>,
+    /// The same for datagrams.
+    datagrams: HashMap<u16, Relay>,
+}
+
+/// Has all who take datagrams at one port get each that comes, as those get them who look at packets.
+#[derive(Debug)]
+struct Relay {
+    real: SocketAddr,
+    takers: Arc<Mutex<Vec<SocketAddr>>>,
+    task: JoinHandle<()>,
+}
+
+impl Relay {
+    async fn start() -> io::Result<Self> {
+        let socket = Kernel.datagrams_at(ANYWHERE).await?;
+        let real = socket.local_addr()?;
+        let takers: Arc<Mutex<Vec<SocketAddr>>> = Arc::default();
+        let known = Arc::clone(&takers);
+        let task = tokio::spawn(async move {
+            let mut datagram = vec![0; usize::from(u16::MAX)];
+            while let Ok(length) = socket.recv(&mut datagram).await {
+                let takers = locked(&known).clone();
+                for taker in takers {
+                    // One that is gone misses nothing.
+                    let _ = socket.send_to(&datagram[..length], taker).await;
+                }
+            }
+        });
+        Ok(Self { real, takers, task })
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// The sockets of one fake machine.
@@ -144,13 +179,17 @@ impl Sockets for FakeSockets {
             return Kernel.datagrams_at(at).await;
         }
         let socket = Kernel.datagrams_at(ANYWHERE).await?;
-        let real = socket.local_addr()?;
-        locked(&self.ports).datagrams.insert(at.port(), real);
+        let relay = Relay::start().await?;
+        let mut ports = locked(&self.ports);
+        let relay = ports.datagrams.entry(at.port()).or_insert(relay);
+        locked(&relay.takers).push(socket.local_addr()?);
         Ok(socket)
     }
 
     async fn datagrams_to(&self, to: SocketAddr) -> io::Result<UdpSocket> {
-        let real = self.real(to, |ports| ports.datagrams.get(&to.port()).copied())?;
+        let real = self.real(to, |ports| {
+            ports.datagrams.get(&to.port()).map(|relay| relay.real)
+        })?;
         Kernel.datagrams_to(real).await
     }
 }

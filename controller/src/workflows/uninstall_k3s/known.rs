@@ -4,15 +4,22 @@ use std::time::Duration;
 
 use canasta_proto::name::HostName;
 use canasta_proto::pb;
+use canasta_proto::pb::{OperationState, StepState};
 use tokio::time::timeout;
 use tonic::Status;
 
+use super::steps::STOP_SERVICE;
+use super::{KIND, Planned};
 use crate::clusters::nodes::{hostname_label, identity};
 use crate::clusters::volumes::{PinnedVolume, pinned};
 use crate::clusters::{CONTROL_PLANE, ClusterApi, NodeError, shown};
 use crate::fleet::FleetError;
+use crate::store::Store;
 use crate::store::clusters::NodeRow;
 use crate::workflows::{Context, Error};
+
+/// How many operations of a host are looked at for the newest that has ended.
+const RECENT: u32 = 5;
 
 /// How long an agent may take to count what lies on its disk.
 const LOOK: Duration = Duration::from_mins(1);
@@ -96,10 +103,31 @@ pub(super) async fn gather(context: &Context, host: &HostName) -> Result<Known, 
             known.never_ready &= !registered;
             known.cluster = answer;
         }
-        Err(_) if never_ready && known.inspected.stored.is_empty() => {}
+        Err(_)
+            if known.inspected.stored.is_empty()
+                && (never_ready || was_asked(store, host).await?) => {}
         Err(error) => known.cluster = Asked::Failed(shown(&error)),
     }
     Ok(known)
+}
+
+/// Whether an uninstall before this one had the cluster's answer and came as far as stopping k3s, so that nothing was placed on
+/// the host since. On a control plane nobody is left to be asked then. A forced one may have had no answer.
+async fn was_asked(store: &Store, host: &HostName) -> Result<bool, Error> {
+    let running = [OperationState::Running, OperationState::Cancelling];
+    let recent = store.operations(RECENT, host.as_str()).await?;
+    let last = recent
+        .into_iter()
+        .find(|operation| !running.contains(&operation.state()));
+    let Some(last) = last.filter(|operation| operation.kind == KIND) else {
+        return Ok(false);
+    };
+    let begun = |step: &pb::Step| {
+        step.id == STOP_SERVICE && !matches!(step.state(), StepState::Pending | StepState::NotRun)
+    };
+    let request = store.request_of(&last.id).await?.unwrap_or_default();
+    let answered = serde_json::from_str(&request).is_ok_and(|planned: Planned| !planned.force);
+    Ok(answered && last.steps.iter().any(begun))
 }
 
 async fn inspect(

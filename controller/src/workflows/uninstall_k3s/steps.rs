@@ -19,13 +19,12 @@ use crate::workflows::drain_node::{Cordoned, Ended, Eviction, evict_all};
 use crate::workflows::gather;
 use crate::workflows::record::database_failed;
 
+/// The step from which on the host can do nothing new.
+pub(super) const STOP_SERVICE: &str = "stop-service";
+
 /// Tasks of the agent before files are touched: id, title, which step of the agent.
 const STOPPING: [(&str, &str, K3sUninstallStep); 4] = [
-    (
-        "stop-service",
-        "stop and disable k3s",
-        K3sUninstallStep::Stop,
-    ),
+    (STOP_SERVICE, "stop and disable k3s", K3sUninstallStep::Stop),
     (
         "end-processes",
         "end what k3s left running",

@@ -110,7 +110,7 @@ fn the_worker_is_rebooted_in_the_middle_of_its_join() {
         "--cp-host",
         "mid",
     ];
-    let (id, _cli) = up_to(&fleet, &argv, "start-service");
+    let (id, _cli) = up_to(&fleet, &argv, "wait-joined");
     fleet.lab.reboot("mid1").expect("a reboot");
     ends_or_is_repaired(&fleet, "mid", "mid1", &id);
 }

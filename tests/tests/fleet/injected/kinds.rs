@@ -8,10 +8,9 @@ use canasta_standin::bootstrap::SECRET_TYPE;
 use canasta_standin::client::Client;
 use canasta_standin::kubectl;
 use canasta_standin::trailer::Profile;
-use canasta_tests::fleet::client::{self as fleet, install_on};
+use canasta_tests::fleet::client::install_on;
 use canasta_tests::fleet::node::Node;
 use canasta_tests::fleet::{Fleet, SMALL, k3s};
-use canasta_transport::status::Fault;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -255,7 +254,10 @@ impl Kind {
             }
             Self::Join => admin.join_worker(WORKER, CONTROL_PLANE).await,
             Self::Drain => admin.drain(WORKER).await,
-            Self::RemoveControlPlane => remove_control_plane(&admin).await,
+            Self::RemoveControlPlane => {
+                let answer = admin.uninstall(CONTROL_PLANE, false).await;
+                answer.map(|(id, _)| id)
+            }
             Self::RemoveWorker => {
                 let answer = admin.uninstall(WORKER, false).await;
                 answer.map(|(id, _)| id)
@@ -316,18 +318,6 @@ impl Kind {
             "{case}: another run changed {touched:#?}"
         );
     }
-}
-
-/// A cluster whose only API was stopped by an earlier run can't be asked what would be lost: then it takes force.
-async fn remove_control_plane(admin: &fleet::Client) -> Result<String, Fault> {
-    let answer = admin.uninstall(CONTROL_PLANE, false).await;
-    let answer = match answer {
-        Err(fault) if fault.message.ends_with("'cp1': CLUSTER_NOT_ASKED") => {
-            admin.uninstall(CONTROL_PLANE, true).await
-        }
-        answer => answer,
-    };
-    answer.map(|(id, _)| id)
 }
 
 /// What was done came to a good end.
