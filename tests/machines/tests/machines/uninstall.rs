@@ -191,18 +191,24 @@ fn hosts_without_k3s_are_clean_and_half_an_install_goes_without_force() {
     let clean = fleet.uninstall("half", &[]).ok();
     assert!(clean.contains("already clean"), "{clean}");
 
-    // As far as the binary, the configuration and the unit; nothing was ever started.
+    // As far as the binary, the configuration and the unit; k3s itself was never started.
+    let drop_in = "/etc/systemd/system/k3s.service.d/never.conf";
     fleet
-        .run("half", &["systemctl", "mask", "--runtime", "k3s.service"])
-        .ok();
+        .lab
+        .write(
+            "half",
+            drop_in,
+            b"[Service]\nExecStartPre=/bin/false\n",
+            0o644,
+        )
+        .expect("written");
     let failed = fleet.canasta(&["install", "k8s-cp", "--host", "half"]);
-    assert_eq!(failed.code, 1, "{}", failed.out);
+    assert_eq!(failed.code, 1, "{}", failed.err);
     fleet
         .run("half", &["test", "-e", "/usr/local/bin/k3s"])
         .ok();
-    fleet
-        .run("half", &["systemctl", "unmask", "--runtime", "k3s.service"])
-        .ok();
+    let drop_ins = "/etc/systemd/system/k3s.service.d";
+    fleet.run("half", &["rm", "-r", drop_ins]).ok();
     let said = fleet.uninstall("half", &[]).said();
     assert!(said.contains("nothing left"), "{said}");
     for path in ["/usr/local/bin/k3s", "/etc/rancher", "/var/lib/rancher"] {

@@ -25,7 +25,7 @@ fn assert_no_readable_credential(fleet: &Fleet, worker: &str) {
 fn plant(fleet: &Fleet, node: &str) {
     let script = "set -e
         ip link add vxlan77 type vxlan id 77 dstport 4790 dev host0
-        ip link add kube-lookalike type dummy
+        ip link add kube-lookalike type bridge
         for family in iptables ip6tables; do
             $family -N MY-KUBE-RULES
             $family -A MY-KUBE-RULES -j RETURN
