@@ -38,7 +38,10 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         &["canasta-transport", "canasta-durable", "canasta-proto"],
     ),
     ("packaging/xtask", &[]),
-    ("tests/bench", &["canasta-machines"]),
+    (
+        "tests/bench",
+        &["canasta-machines", "canasta-proto", "canasta-tests"],
+    ),
     ("tests/machines", &["canasta-durable"]),
     ("tests/standin", &[]),
     (
