@@ -118,6 +118,11 @@ pub fn standin() -> Need {
     Need::standin(&releases().payload)
 }
 
+/// That pods can run.
+pub fn images() -> Need {
+    Need::images(&releases().payload)
+}
+
 /// The version of k3s that the controller installs by default.
 pub fn default_version() -> String {
     releases().version

@@ -6,6 +6,9 @@ use std::io::{self, Write as _};
 
 use crate::Payload;
 
+/// Says that a real k3s under test can pull images.
+const IMAGES: &str = "CANASTA_TEST_IMAGES";
+
 /// Something that a test needs, and whether this run has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
@@ -29,6 +32,17 @@ impl Need {
             )),
         };
         Self::new("standin", lack)
+    }
+
+    /// Pods can run: the stand-in needs no images, a real k3s has to get them from somewhere.
+    pub(crate) fn images(payload: &Payload) -> Self {
+        let lack = match payload {
+            Payload::K3s(_) if std::env::var_os(IMAGES).is_none() => Some(format!(
+                "a real k3s pulls images, and {IMAGES}=1 does not say that it can"
+            )),
+            Payload::Standin(_) | Payload::K3s(_) => None,
+        };
+        Self::new("images", lack)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What an uninstall must not destroy, on booted nodes with the agent's shipped unit.
 
-use canasta_machines::fleet::{Fleet, standin};
+use canasta_machines::fleet::{Fleet, images, standin};
 use canasta_machines::needs;
 use serde_json::json;
 
@@ -91,6 +91,10 @@ fn a_mount_of_somebody_else_below_the_kubelet_s_directory_survives_and_is_named(
 
 #[test]
 fn a_pinned_volume_is_named_and_only_force_destroys_it_also_when_the_api_is_away() {
+    let test = "a_pinned_volume_is_named_and_only_force_destroys_it_also_when_the_api_is_away";
+    if !needs(test, &[images()]) {
+        return;
+    }
     let fleet = Fleet::cluster("pin", &["pin1"]);
     let directory = pin_volume(&fleet, "pin", "pin1");
     assert!(directory.contains("images"), "{directory}");
