@@ -4,13 +4,19 @@ use canasta_host::Host;
 use canasta_proto::pb;
 use canasta_proto::pb::task_spec::Verb;
 use canasta_steps::{Done, Reporter, Step, StepError, StepInfo};
+use tokio_util::sync::CancellationToken;
 
 use crate::k3s::install::Timings;
 use crate::k3s::{adopt, install, uninstall};
 use crate::tasks::Work;
 
-/// The step for this task; `None` for a verb that this agent does not know.
-pub(crate) fn of(host: &Host, timings: Timings, spec: pb::TaskSpec) -> Option<Work> {
+/// The step for this task; `None` for a verb that this agent does not know. `stopping` is cancelled when the agent is to end.
+pub(crate) fn of(
+    host: &Host,
+    stopping: CancellationToken,
+    timings: Timings,
+    spec: pb::TaskSpec,
+) -> Option<Work> {
     let (id, title, step): (_, _, Box<dyn Step>) = match spec.verb.clone()? {
         Verb::K3sInstall(task) => {
             let step = task.step();
@@ -39,7 +45,54 @@ pub(crate) fn of(host: &Host, timings: Timings, spec: pb::TaskSpec) -> Option<Wo
         title: title.to_owned(),
         host: String::new(),
     };
+    let step = Box::new(WhileUp {
+        host: host.clone(),
+        stopping,
+        step,
+    });
     Some(Work { info, step, spec })
+}
+
+/// A step of a machine that may be rebooted in the middle of it. What fails while the machine or the agent goes down has not
+/// failed: it comes to no end, so that it counts as interrupted at the next start and is run again.
+struct WhileUp {
+    host: Host,
+    stopping: CancellationToken,
+    step: Box<dyn Step>,
+}
+
+impl WhileUp {
+    async fn goes_down(&self) -> bool {
+        // Without an answer the machine counts as up: what failed is told.
+        self.stopping.is_cancelled()
+            || self
+                .host
+                .systemd
+                .system_state()
+                .await
+                .is_ok_and(|state| state == "stopping")
+    }
+}
+
+#[async_trait::async_trait]
+impl Step for WhileUp {
+    async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
+        match self.step.run(reporter).await {
+            Err(error) if self.goes_down().await => {
+                tracing::info!(
+                    reason = error.reason(),
+                    error = &error as &dyn std::error::Error,
+                    "a step failed while the machine goes down; it is run again at the next start"
+                );
+                std::future::pending().await
+            }
+            ended => ended,
+        }
+    }
+
+    async fn undo(&self) -> Result<(), StepError> {
+        self.step.undo().await
+    }
 }
 
 fn words(step: pb::K3sInstallStep) -> (&'static str, &'static str) {
@@ -114,5 +167,71 @@ struct Adopt {
 impl Step for Adopt {
     async fn run(&self, _reporter: &Reporter) -> Result<Done, StepError> {
         adopt::run(&self.host).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use canasta_host::fake::FakeHost;
+    use canasta_steps::{
+        Done, End, Journal, JournalError, Plan, Reporter, Resume, Runner, Step, StepError,
+        StepEvent, StepInfo,
+    };
+    use futures_util::FutureExt as _;
+    use tokio_util::sync::CancellationToken;
+
+    use super::WhileUp;
+
+    struct Fails;
+
+    #[async_trait::async_trait]
+    impl Step for Fails {
+        async fn run(&self, _: &Reporter) -> Result<Done, StepError> {
+            Err(StepError::new("K3S_EXITED", "k3s has ended"))
+        }
+    }
+
+    struct Deaf;
+
+    #[async_trait::async_trait]
+    impl Journal for Deaf {
+        async fn record(&self, _: &str, _: StepEvent) -> Result<(), JournalError> {
+            Ok(())
+        }
+    }
+
+    /// Whether a step that fails comes to an end.
+    fn ends(fake: &FakeHost, stopping: &CancellationToken) -> bool {
+        let step = WhileUp {
+            host: fake.host(),
+            stopping: stopping.clone(),
+            step: Box::new(Fails),
+        };
+        let info = StepInfo {
+            id: "one".to_owned(),
+            title: String::new(),
+            host: String::new(),
+        };
+        let plan = Plan::new().then(info, step);
+        let runner = Runner::new(Arc::new(Deaf));
+        let never = CancellationToken::new();
+        let ended = runner.run(&plan, Resume::default(), &never).now_or_never();
+        ended.is_some_and(|end| matches!(end, End::Failed(_)))
+    }
+
+    #[tokio::test]
+    async fn a_failure_while_the_machine_or_the_agent_goes_down_is_no_end() {
+        let (fake, stopping) = (FakeHost::new("cp1"), CancellationToken::new());
+        assert!(ends(&fake, &stopping));
+        fake.systemd.set_system_state("stopping");
+        assert!(!ends(&fake, &stopping));
+        fake.systemd.set_system_state("degraded");
+        assert!(ends(&fake, &stopping));
+        fake.systemd.set_unreachable(true);
+        assert!(ends(&fake, &stopping));
+        stopping.cancel();
+        assert!(!ends(&fake, &stopping));
     }
 }

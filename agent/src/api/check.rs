@@ -86,7 +86,8 @@ pub(super) fn task(core: &Core, request: pb::StartTaskRequest) -> Result<(TaskId
             ));
         }
     }
-    let work = work::of(&core.host, core.timings.install, spec).ok_or_else(|| {
+    let stopping = core.life.stopping.clone();
+    let work = work::of(&core.host, stopping, core.timings.install, spec).ok_or_else(|| {
         broken(
             "spec.verb",
             "a task has one of the verbs that this agent knows",

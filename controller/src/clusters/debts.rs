@@ -39,26 +39,37 @@ impl Clusters {
     pub(crate) async fn pay(&self) -> Result<Vec<DebtRow>, store::Error> {
         let mut left = Vec::new();
         for debt in self.store.due_debts().await? {
-            match self.pay_one(&debt).await {
-                Ok(false) => {}
-                Ok(true) => {
-                    self.store.settle_debt(&debt).await?;
-                    tracing::info!(cluster = debt.cluster, what = what(&debt), "a debt is paid");
-                }
-                Err(error) => {
-                    let error = shown(&error);
-                    tracing::debug!(
-                        cluster = debt.cluster,
-                        what = what(&debt),
-                        error,
-                        "a debt can't be paid yet"
-                    );
-                    self.store.debt_failed(debt.id, &error).await?;
-                    left.push(debt);
-                }
+            if !self.settle(&debt).await? {
+                left.push(debt);
             }
         }
         Ok(left)
+    }
+
+    /// Tries to pay one debt; false when it is still owed.
+    ///
+    /// # Errors
+    /// When the database can't be read or written.
+    pub(crate) async fn settle(&self, debt: &DebtRow) -> Result<bool, store::Error> {
+        match self.pay_one(debt).await {
+            Ok(false) => {}
+            Ok(true) => {
+                self.store.settle_debt(debt).await?;
+                tracing::info!(cluster = debt.cluster, what = what(debt), "a debt is paid");
+            }
+            Err(error) => {
+                let error = shown(&error);
+                tracing::debug!(
+                    cluster = debt.cluster,
+                    what = what(debt),
+                    error,
+                    "a debt can't be paid yet"
+                );
+                self.store.debt_failed(debt.id, &error).await?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// False when it was not due any more.

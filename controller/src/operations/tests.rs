@@ -1,5 +1,6 @@
 //! Operations: steps, events, locks, crashes and ends.
 
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +10,12 @@ use canasta_proto::pb::operation_event::Event;
 use canasta_steps::{Done, NoProbe, Plan, Probe, Reporter, Step, StepError, StepInfo};
 use futures_util::TryStreamExt as _;
 use serde_json::json;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
+use tracing::field::Field;
+use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{self, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::locks::{Resource, Wanted};
 use super::probes::{EachTwice, FailAt, HoldAt, Side};
@@ -84,6 +90,48 @@ impl Workflow for Work {
             };
             plan.then(info, step)
         })
+    }
+}
+
+/// What is logged on this thread, message by message.
+struct Log(mpsc::UnboundedReceiver<String>);
+
+struct Listener(mpsc::UnboundedSender<String>);
+
+impl<S: tracing::Subscriber> Layer<S> for Listener {
+    fn on_event(&self, event: &tracing::Event<'_>, _: layer::Context<'_, S>) {
+        let mut message = String::new();
+        event.record(&mut |field: &Field, value: &dyn Debug| {
+            if field.name() == "message" {
+                message = format!("{value:?}");
+            }
+        });
+        // A test that has ended hears nothing more.
+        let _ = self.0.send(message);
+    }
+}
+
+impl Log {
+    /// Listens until what comes with it is dropped.
+    fn listen() -> (Self, DefaultGuard) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let heard = tracing_subscriber::registry().with(Listener(sender));
+        (Self(receiver), heard.set_default())
+    }
+
+    /// Waits for a message that ends so.
+    async fn says(&mut self, end: &str) {
+        let said = async {
+            while let Some(message) = self.0.recv().await {
+                if message.ends_with(end) {
+                    return;
+                }
+            }
+        };
+        let within = tokio::time::timeout(Duration::from_secs(20), said);
+        within
+            .await
+            .unwrap_or_else(|_| panic!("never logged: {end}"));
     }
 }
 
@@ -319,6 +367,7 @@ async fn a_cancel_survives_a_restart_and_the_running_step_is_finished() {
 
 #[tokio::test]
 async fn a_database_that_something_else_holds_does_not_end_an_operation() {
+    let (mut log, _heard) = Log::listen();
     let bench = Bench::held().await;
     bench.pragma("PRAGMA busy_timeout = 10").await;
     let operations = bench.operations(NoProbe);
@@ -333,8 +382,10 @@ async fn a_database_that_something_else_holds_does_not_end_an_operation() {
         .await
         .expect("the lock");
     bench.open_gate();
-    // The end of the step finds the database held for as long as SQLite waits, many times over.
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    // The end of the step finds the database held for longer than SQLite waits, more than once.
+    for _ in 0..2 {
+        log.says("could not be stored yet; trying again").await;
+    }
     let shown = operations.get(&id).await.expect("it can be read");
     assert_eq!(shown.state(), pb::OperationState::Running);
     assert_eq!(shown.steps[1].state(), pb::StepState::Running);
@@ -350,6 +401,7 @@ async fn a_database_that_something_else_holds_does_not_end_an_operation() {
 
 #[tokio::test]
 async fn a_database_without_room_ends_it_naming_path_and_space_and_a_rerun_goes_on() {
+    let (mut log, _heard) = Log::listen();
     let mut bench = Bench::held().await;
     bench.work.says = 1 << 20;
     let operations = bench.operations(NoProbe);
@@ -359,11 +411,15 @@ async fn a_database_without_room_ends_it_naming_path_and_space_and_a_rerun_goes_
     bench.pragma("PRAGMA max_page_count = 1").await;
     bench.open_gate();
     // Whether its end needs room too is SQLite's affair: it is stored as soon as there is some.
-    let made_room = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        bench.pragma("PRAGMA max_page_count = 1000000").await;
+    let mut ended = std::pin::pin!(events(&operations, &id, 0));
+    let stuck = tokio::select! {
+        _events = &mut ended => false,
+        () = log.says("could not be stored; trying again") => true,
     };
-    tokio::join!(events(&operations, &id, 0), made_room);
+    bench.pragma("PRAGMA max_page_count = 1000000").await;
+    if stuck {
+        ended.await;
+    }
     let shown = operations.get(&id).await.expect("known");
     assert_eq!(shown.state(), pb::OperationState::Interrupted, "{shown:?}");
     let error = shown.error.expect("why");

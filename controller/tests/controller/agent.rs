@@ -16,6 +16,7 @@ use canasta_transport::material::{Material, Reloadable};
 use canasta_transport::tls::ServerTls;
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
@@ -34,6 +35,8 @@ pub(crate) struct Agent {
     pub(crate) connections: Connections,
     /// It makes certificate requests and refuses what comes back.
     pub(crate) refuses_certificates: Arc<AtomicBool>,
+    /// It has refused one.
+    pub(crate) refused: Arc<Notify>,
     server: Option<AbortOnDropHandle<()>>,
     /// How renewals go.
     pub(crate) installs: Arc<Mutex<Installs>>,
@@ -58,6 +61,7 @@ impl Agent {
             material: None,
             connections: Connections::default(),
             refuses_certificates: Arc::default(),
+            refused: Arc::default(),
             server: None,
             installs: Arc::default(),
         }
@@ -133,6 +137,7 @@ impl Agent {
         let api = Api {
             material,
             refuses_certificates: self.refuses_certificates.clone(),
+            refused: self.refused.clone(),
             next: Arc::default(),
             installs: self.installs.clone(),
         };
@@ -174,6 +179,7 @@ impl Drop for CloseOnDrop {
 struct Api {
     material: Reloadable,
     refuses_certificates: Arc<AtomicBool>,
+    refused: Arc<Notify>,
     next: Arc<Mutex<Option<PrivateKey>>>,
     installs: Arc<Mutex<Installs>>,
 }
@@ -221,6 +227,7 @@ impl AgentService for Api {
         request: Request<pb::InstallCertificateRequest>,
     ) -> Result<Response<pb::InstallCertificateResponse>, Status> {
         if self.refuses_certificates.load(Ordering::Relaxed) {
+            self.refused.notify_one();
             return Err(Status::internal("no room on the disk"));
         }
         let request = request.into_inner();

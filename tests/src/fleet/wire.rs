@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{place, within};
+use super::place;
 
 /// A wire to one address.
 #[derive(Debug)]
@@ -26,8 +26,6 @@ struct Shared {
     forwarded: AtomicU64,
     /// Nothing goes towards the daemon while it is true.
     held: watch::Sender<bool>,
-    /// How often something was kept back.
-    kept: watch::Sender<u64>,
 }
 
 impl Wire {
@@ -42,7 +40,6 @@ impl Wire {
             left: AtomicI64::new(-1),
             forwarded: AtomicU64::new(0),
             held: watch::Sender::new(false),
-            kept: watch::Sender::new(0),
         });
         let carried = Arc::clone(&shared);
         let task = tokio::spawn(async move {
@@ -72,18 +69,6 @@ impl Wire {
     /// Lets nothing through to the daemon from now on, or again what came meanwhile and comes.
     pub fn hold(&self, held: bool) {
         self.shared.held.send_replace(held);
-    }
-
-    /// Waits until the wire has kept something back.
-    ///
-    /// # Panics
-    /// When nothing comes.
-    pub async fn has_kept(&self) {
-        let mut kept = self.shared.kept.subscribe();
-        let came = kept.wait_for(|kept| *kept > 0);
-        within("something to be kept back", came)
-            .await
-            .expect("the wire is there");
     }
 
     /// Whether the wire has broken since it was told to.
@@ -128,9 +113,6 @@ async fn pump(
                 .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
             if before.is_ok_and(|left| left < bytes) {
                 return;
-            }
-            if *shared.held.borrow() {
-                shared.kept.send_modify(|kept| *kept += 1);
             }
             // The sender is here, so the wait can't fail.
             let _ = shared.held.subscribe().wait_for(|held| !held).await;

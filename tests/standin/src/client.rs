@@ -165,6 +165,27 @@ impl Client {
         self.send(Method::GET, path, &[], Bytes::new()).await
     }
 
+    /// Asks again and again until an answer pleases: for tests, and for what announces itself in no other way.
+    ///
+    /// # Panics
+    /// When none has after 20 s; the message has the last one.
+    pub async fn until(&self, path: &str, pleases: impl Fn(&Answer) -> bool) -> Answer {
+        let mut last = String::new();
+        let pleasing = async {
+            loop {
+                if let Ok(answer) = self.get(path).await {
+                    if pleases(&answer) {
+                        return answer;
+                    }
+                    last = answer.text();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let pleased = tokio::time::timeout(Duration::from_secs(20), pleasing).await;
+        pleased.unwrap_or_else(|_elapsed| panic!("{path} never pleased, at last: {last}"))
+    }
+
     /// Sends a request and reads the whole answer.
     pub async fn send(
         &self,

@@ -39,24 +39,10 @@ fn admin(root: &Path) -> Option<Client> {
     kubectl::kubeconfig(&root.join("etc/rancher/k3s/k3s.yaml")).map(|(_, client)| client)
 }
 
-/// Asks until an answer pleases, for things that announce themselves in no other way.
-async fn until(client: &Client, path: &str, pleases: impl Fn(&Answer) -> bool) -> Answer {
-    tokio::time::timeout(LIMIT, async {
-        loop {
-            if let Ok(answer) = client.get(path).await
-                && pleases(&answer)
-            {
-                return answer;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-    .unwrap_or_else(|_| panic!("{path} never pleased"))
-}
-
 async fn up(root: &Path, running: &Running) -> Client {
-    until(&anonymous(running), "/ping", |answer| answer.status == 200).await;
+    anonymous(running)
+        .until("/ping", |answer| answer.status == 200)
+        .await;
     admin(root).unwrap()
 }
 
@@ -91,10 +77,11 @@ async fn phases_come_in_the_recorded_order() {
     }
     assert!(admin(root.path()).is_none());
 
-    until(&client, "/ping", |answer| {
-        answer.status == 200 && answer.text() == "pong"
-    })
-    .await;
+    client
+        .until("/ping", |answer| {
+            answer.status == 200 && answer.text() == "pong"
+        })
+        .await;
     let admin = admin(root.path()).expect("k3s.yaml is there when the supervisor answers");
     let nodes = admin.get("/api/v1/nodes").await.unwrap();
     assert_eq!(nodes.status, 200);
@@ -112,14 +99,15 @@ async fn phases_come_in_the_recorded_order() {
     }
 
     // READY=1 comes while /readyz still fails.
-    until(&admin, "/readyz", |answer| {
-        if !notified.load(Ordering::Acquire) {
-            assert_eq!(answer.status, 500);
-        }
-        notified.load(Ordering::Acquire)
-    })
-    .await;
-    let passing = until(&admin, "/readyz", |answer| answer.status == 200).await;
+    admin
+        .until("/readyz", |answer| {
+            if !notified.load(Ordering::Acquire) {
+                assert_eq!(answer.status, 500);
+            }
+            notified.load(Ordering::Acquire)
+        })
+        .await;
+    let passing = admin.until("/readyz", |answer| answer.status == 200).await;
     assert_eq!(passing.text(), "ok");
     let verbose = admin.get("/readyz?verbose").await.unwrap().text();
     assert!(verbose.ends_with("[+]shutdown ok\nreadyz check passed\n"));
@@ -222,12 +210,12 @@ async fn errors_are_those_of_the_recordings() {
     let running = Server::start(options(root.path())).await.unwrap();
     let admin = up(root.path(), &running).await;
     let anonymous = anonymous(&running);
-    until(
-        &admin,
-        "/api/v1/namespaces/default/serviceaccounts/default",
-        |answer| answer.status == 200,
-    )
-    .await;
+    admin
+        .until(
+            "/api/v1/namespaces/default/serviceaccounts/default",
+            |answer| answer.status == 200,
+        )
+        .await;
     let account = admin
         .get("/api/v1/namespaces/default/secrets")
         .await
@@ -436,10 +424,11 @@ async fn a_restart_keeps_authority_token_and_node_which_is_not_ready_for_a_while
     .unwrap();
     let running = Server::start(options(root.path())).await.unwrap();
     let admin = up(root.path(), &running).await;
-    let node = until(&admin, "/api/v1/nodes/cp1", |answer| {
-        ready(&answer.json())["status"] == "True"
-    })
-    .await;
+    let node = admin
+        .until("/api/v1/nodes/cp1", |answer| {
+            ready(&answer.json())["status"] == "True"
+        })
+        .await;
     let configs = "/apis/helm.cattle.io/v1/namespaces/kube-system/helmchartconfigs";
     assert_eq!(
         admin.get(configs).await.unwrap().json()["items"][0]["metadata"]["name"],
@@ -462,14 +451,16 @@ async fn a_restart_keeps_authority_token_and_node_which_is_not_ready_for_a_while
     let kept = again.get("/api/v1/nodes/cp1").await.unwrap().json();
     assert_eq!(kept["metadata"]["uid"], node.json()["metadata"]["uid"]);
     assert_eq!(ready(&kept)["status"], "True");
-    until(&again, "/api/v1/nodes/cp1", |answer| {
-        ready(&answer.json())["status"] == "False"
-    })
-    .await;
-    until(&again, "/api/v1/nodes/cp1", |answer| {
-        ready(&answer.json())["status"] == "True"
-    })
-    .await;
+    again
+        .until("/api/v1/nodes/cp1", |answer| {
+            ready(&answer.json())["status"] == "False"
+        })
+        .await;
+    again
+        .until("/api/v1/nodes/cp1", |answer| {
+            ready(&answer.json())["status"] == "True"
+        })
+        .await;
     running.shutdown().await;
 }
 
@@ -516,11 +507,12 @@ async fn faults_strike() {
     };
     let running = Server::start(broken).await.unwrap();
     let admin = up(root.path(), &running).await;
-    until(&admin, "/readyz", |answer| answer.status == 200).await;
-    let node = until(&admin, "/api/v1/nodes/cp1", |answer| {
-        answer.json()["metadata"]["labels"]["node-role.kubernetes.io/master"] == "true"
-    })
-    .await;
+    admin.until("/readyz", |answer| answer.status == 200).await;
+    let node = admin
+        .until("/api/v1/nodes/cp1", |answer| {
+            answer.json()["metadata"]["labels"]["node-role.kubernetes.io/master"] == "true"
+        })
+        .await;
     assert_eq!(ready(&node.json())["status"], "False");
     running.shutdown().await;
 }
@@ -547,7 +539,7 @@ async fn the_documented_profile_has_a_readiness_path_and_an_agent_token() {
     };
     assert_eq!(ask().await, 503);
     assert_eq!(client.get("/v1-k3s/readyz").await.unwrap().status, 403);
-    until(&admin, "/readyz", |answer| answer.status == 200).await;
+    admin.until("/readyz", |answer| answer.status == 200).await;
     assert_eq!(ask().await, 200);
     let written =
         std::fs::read_to_string(root.path().join("var/lib/rancher/k3s/server/agent-token"))

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use canasta_standin::agent::{self, Agent};
 use canasta_standin::client::{Answer, Client, Trust};
@@ -12,26 +11,7 @@ use canasta_standin::{kubectl, node};
 use http::Method;
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(20);
 const PODS: &str = "/api/v1/namespaces/default/pods";
-
-/// Asks until an answer pleases, for things that announce themselves in no other way.
-async fn until(client: &Client, path: &str, pleases: impl Fn(&Answer) -> bool) -> Answer {
-    let mut last = String::new();
-    tokio::time::timeout(LIMIT, async {
-        loop {
-            if let Ok(answer) = client.get(path).await {
-                if pleases(&answer) {
-                    return answer;
-                }
-                last = answer.text();
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-    .unwrap_or_else(|_| panic!("{path} never pleased, at last: {last}"))
-}
 
 /// A server whose own node is ready and whose default service account is there.
 async fn ready_server(root: &Path, profile: Profile) -> (Running, Client) {
@@ -43,14 +23,15 @@ async fn ready_server(root: &Path, profile: Profile) -> (Running, Client) {
     options.arguments = vec!["--node-ip=10.77.0.11".into()];
     let running = Server::start(options).await.unwrap();
     let anyone = Client::new(&running.local_addr().to_string(), Trust::Anyone, None).unwrap();
-    until(&anyone, "/ping", |answer| answer.status == 200).await;
+    anyone.until("/ping", |answer| answer.status == 200).await;
     let (_, admin) = kubectl::kubeconfig(&root.join("etc/rancher/k3s/k3s.yaml")).unwrap();
-    until(&admin, "/api/v1/nodes/cp1", |answer| {
-        node::ready_status(&answer.json()) == "True"
-    })
-    .await;
+    admin
+        .until("/api/v1/nodes/cp1", |answer| {
+            node::ready_status(&answer.json()) == "True"
+        })
+        .await;
     let account = "/api/v1/namespaces/default/serviceaccounts/default";
-    until(&admin, account, |answer| answer.status == 200).await;
+    admin.until(account, |answer| answer.status == 200).await;
     (running, admin)
 }
 
@@ -95,7 +76,7 @@ async fn a_pod_is_placed_runs_and_goes() {
         created.json()["status"],
         json!({"phase": "Pending", "qosClass": "BestEffort"})
     );
-    let answer = until(&admin, &format!("{PODS}/a"), is_running).await.json();
+    let answer = admin.until(&format!("{PODS}/a"), is_running).await.json();
     assert_eq!(answer["spec"]["nodeName"], "cp1");
     assert_eq!(answer["status"]["hostIP"], "10.77.0.11");
     assert!(
@@ -133,17 +114,18 @@ async fn a_pod_is_placed_runs_and_goes() {
     let deleted = admin.send(Method::DELETE, &path, &[], "").await.unwrap();
     assert_eq!(deleted.json()["kind"], "Pod");
     assert_eq!(deleted.json()["metadata"]["deletionGracePeriodSeconds"], 1);
-    until(&admin, &path, |answer| answer.status == 404).await;
+    admin.until(&path, |answer| answer.status == 404).await;
 
     let stuck = pod(
         "b",
         json!({"nodeSelector": {"kubernetes.io/hostname": "w9"}}),
     );
     post(&admin, PODS, &stuck).await;
-    let waiting = until(&admin, &format!("{PODS}/b"), |answer| {
-        answer.json()["status"]["conditions"][0]["reason"] == "Unschedulable"
-    })
-    .await;
+    let waiting = admin
+        .until(&format!("{PODS}/b"), |answer| {
+            answer.json()["status"]["conditions"][0]["reason"] == "Unschedulable"
+        })
+        .await;
     assert_eq!(
         waiting.json()["status"]["conditions"][0]["message"],
         "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
@@ -156,7 +138,7 @@ async fn a_pod_is_placed_runs_and_goes() {
             .status,
         201
     );
-    until(&admin, &format!("{PODS}/b"), is_running).await;
+    admin.until(&format!("{PODS}/b"), is_running).await;
     running.shutdown().await;
 }
 
@@ -180,7 +162,7 @@ async fn budgets_hold_pods_and_evictions_are_answered_as_recorded() {
     let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "one"},
         "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "one"}}}});
     assert_eq!(post(&admin, budgets, &budget).await.status, 201);
-    until(&admin, &format!("{PODS}/one"), is_running).await;
+    admin.until(&format!("{PODS}/one"), is_running).await;
     let path = format!("{PODS}/one/eviction");
     let newer = post(&admin, &path, &eviction("policy/v1", "one")).await;
     assert_eq!(
@@ -192,11 +174,12 @@ async fn budgets_hold_pods_and_evictions_are_answered_as_recorded() {
         (held.status.as_u16(), held.json()),
         (429, recorded("429-blocked-by-pdb"))
     );
-    let status = until(&admin, &format!("{budgets}/one"), |answer| {
-        answer.json()["status"]["currentHealthy"] == 1
-    })
-    .await
-    .json();
+    let status = admin
+        .until(&format!("{budgets}/one"), |answer| {
+            answer.json()["status"]["currentHealthy"] == 1
+        })
+        .await
+        .json();
     assert_eq!(status["status"]["disruptionsAllowed"], 0);
     assert_eq!(
         status["status"]["conditions"][0]["reason"],
@@ -211,7 +194,7 @@ async fn budgets_hold_pods_and_evictions_are_answered_as_recorded() {
     let mut second = pod("two", json!({}));
     second["metadata"]["labels"]["app"] = "one".into();
     post(&admin, PODS, &second).await;
-    until(&admin, &format!("{PODS}/two"), is_running).await;
+    admin.until(&format!("{PODS}/two"), is_running).await;
     let granted = post(&admin, &path, &eviction("policy/v1beta1", "one")).await;
     assert_eq!(
         (granted.status.as_u16(), granted.json()),
@@ -225,10 +208,9 @@ async fn budgets_hold_pods_and_evictions_are_answered_as_recorded() {
     )
     .await;
     assert_eq!(other.status, 429);
-    until(&admin, &format!("{PODS}/one"), |answer| {
-        answer.status == 404
-    })
-    .await;
+    admin
+        .until(&format!("{PODS}/one"), |answer| answer.status == 404)
+        .await;
     let gone = post(
         &admin,
         &format!("{PODS}/gone/eviction"),
@@ -265,7 +247,7 @@ async fn newer_releases_announce_and_take_policy_v1() {
             .contains("policy/v1beta1")
     );
     post(&admin, PODS, &pod("one", json!({}))).await;
-    until(&admin, &format!("{PODS}/one"), is_running).await;
+    admin.until(&format!("{PODS}/one"), is_running).await;
     let path = format!("{PODS}/one/eviction");
     assert_eq!(
         post(&admin, &path, &eviction("policy/v1", "one"))
@@ -273,10 +255,9 @@ async fn newer_releases_announce_and_take_policy_v1() {
             .status,
         201
     );
-    until(&admin, &format!("{PODS}/one"), |answer| {
-        answer.status == 404
-    })
-    .await;
+    admin
+        .until(&format!("{PODS}/one"), |answer| answer.status == 404)
+        .await;
     running.shutdown().await;
 
     let root = tempfile::tempdir().unwrap();
@@ -292,11 +273,12 @@ async fn a_node_is_cordoned_by_every_kind_of_patch() {
     let (running, admin) = ready_server(root.path(), Profile::Recorded).await;
     let node = "/api/v1/nodes/cp1";
     let tainted = async |wanted: bool| {
-        until(&admin, node, |answer| {
-            let taints = answer.json()["spec"]["taints"].to_string();
-            taints.contains("node.kubernetes.io/unschedulable") == wanted
-        })
-        .await
+        admin
+            .until(node, |answer| {
+                let taints = answer.json()["spec"]["taints"].to_string();
+                taints.contains("node.kubernetes.io/unschedulable") == wanted
+            })
+            .await
     };
     let on = json!({"spec": {"unschedulable": true}});
     let off = json!({"spec": {"unschedulable": null}});
@@ -373,16 +355,17 @@ async fn a_claim_is_filled_on_the_node_of_its_pod_and_emptied_with_it() {
         "--node-ip=10.77.0.12".into(),
     ];
     let agent = Agent::start(options.clone()).await.unwrap();
-    until(&admin, "/api/v1/nodes/w1", |answer| {
-        node::ready_status(&answer.json()) == "True"
-    })
-    .await;
-    until(
-        &admin,
-        "/apis/storage.k8s.io/v1/storageclasses/local-path",
-        |answer| answer.status == 200,
-    )
-    .await;
+    admin
+        .until("/api/v1/nodes/w1", |answer| {
+            node::ready_status(&answer.json()) == "True"
+        })
+        .await;
+    admin
+        .until(
+            "/apis/storage.k8s.io/v1/storageclasses/local-path",
+            |answer| answer.status == 200,
+        )
+        .await;
     let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
     let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Mi"}}}});
@@ -395,7 +378,7 @@ async fn a_claim_is_filled_on_the_node_of_its_pod_and_emptied_with_it() {
         "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "data"}}]}),
     );
     post(&admin, PODS, &user).await;
-    until(&admin, &format!("{PODS}/pv"), is_running).await;
+    admin.until(&format!("{PODS}/pv"), is_running).await;
     let bound = admin.get(&format!("{claims}/data")).await.unwrap().json();
     assert_eq!(bound["status"]["phase"], "Bound");
     let volume = bound["spec"]["volumeName"].as_str().unwrap();
@@ -438,11 +421,10 @@ async fn a_claim_is_filled_on_the_node_of_its_pod_and_emptied_with_it() {
         200
     );
     let agent = Agent::start(options).await.unwrap();
-    until(&admin, &format!("{claims}/data"), |answer| {
-        answer.status == 404
-    })
-    .await;
-    until(&admin, &volumes, |answer| answer.status == 404).await;
+    admin
+        .until(&format!("{claims}/data"), |answer| answer.status == 404)
+        .await;
+    admin.until(&volumes, |answer| answer.status == 404).await;
     assert!(!directory.exists());
     agent.shutdown().await;
     running.shutdown().await;

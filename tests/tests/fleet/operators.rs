@@ -9,6 +9,7 @@ use canasta_tests::fleet::client::{check_events, fault, install_on};
 use canasta_tests::fleet::node::Node;
 use canasta_tests::fleet::trap::Moment;
 use canasta_tests::fleet::wire::Wire;
+use tokio::task::JoinSet;
 use tonic::Code;
 
 #[tokio::test]
@@ -336,11 +337,14 @@ async fn a_host_is_not_removed_while_an_install_of_it_is_planned() {
     let admin = fleet.admin().await;
     // The node is asked what it is while the install is planned, and the question takes its time.
     wire.hold(true);
-    let planning = tokio::spawn({
+    // Of two at once one is refused, and from then on the other has the host.
+    let mut planning = JoinSet::new();
+    for _ in 0..2 {
         let admin = admin.clone();
-        async move { admin.install(install_on("cp1")).await }
-    });
-    wire.has_kept().await;
+        planning.spawn(async move { admin.install(install_on("cp1")).await });
+    }
+    let refused = planning.join_next().await.unwrap().unwrap().unwrap_err();
+    assert_eq!(refused.reason, "HOST_BUSY", "{refused:?}");
     let token = admin.host_token("cp1").await.unwrap_err();
     assert_eq!(token.reason, "HOST_BUSY", "{token:?}");
     let request = pb::RemoveHostRequest {
@@ -356,7 +360,7 @@ async fn a_host_is_not_removed_while_an_install_of_it_is_planned() {
         "{fault:?}"
     );
     wire.hold(false);
-    let (operation, _) = planning.await.unwrap().unwrap();
+    let (operation, _) = planning.join_next().await.unwrap().unwrap().unwrap();
     assert_eq!(
         admin.ended(&operation).await.state(),
         OperationState::Succeeded

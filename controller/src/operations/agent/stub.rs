@@ -18,7 +18,7 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
@@ -72,6 +72,8 @@ pub(crate) struct Agent {
     pub(crate) inspected: Mutex<Option<pb::InspectUninstallResponse>>,
     /// Where the tunnel leads, and the credentials for it.
     pub(crate) api: Mutex<Option<(SocketAddr, pb::GetApiCredentialsResponse)>>,
+    /// Somebody wanted to go through the tunnel while it led nowhere.
+    pub(crate) no_api: Notify,
 }
 
 /// Which calls an agent takes and does not answer.
@@ -258,7 +260,10 @@ impl AgentService for Api {
             .expect("api")
             .as_ref()
             .map(|(address, _)| *address);
-        let address = address.ok_or_else(|| Status::unavailable("no API"))?;
+        let Some(address) = address else {
+            self.0.no_api.notify_one();
+            return Err(Status::unavailable("no API"));
+        };
         let (mut reader, mut writer) = TcpStream::connect(address).await?.into_split();
         let mut from_caller = request.into_inner();
         tokio::spawn(async move {
@@ -286,9 +291,10 @@ impl AgentService for Api {
         _: Request<pb::GetApiCredentialsRequest>,
     ) -> Result<Response<pb::GetApiCredentialsResponse>, Status> {
         let api = self.0.api.lock().expect("api");
-        let (_, credentials) = api
-            .as_ref()
-            .ok_or_else(|| Status::failed_precondition("none"))?;
+        let Some((_, credentials)) = api.as_ref() else {
+            self.0.no_api.notify_one();
+            return Err(Status::failed_precondition("none"));
+        };
         Ok(Response::new(credentials.clone()))
     }
 

@@ -365,7 +365,7 @@ async fn a_control_plane_that_is_away_for_a_moment_is_waited_for() {
             *server.api.lock().expect("api") = None;
             let (server, api) = (Arc::clone(&server), api.clone());
             tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_millis(300)).await;
+                server.no_api.notified().await;
                 *server.api.lock().expect("api") = api;
             });
         }
@@ -375,6 +375,8 @@ async fn a_control_plane_that_is_away_for_a_moment_is_waited_for() {
         .await
         .expect("planned");
     let operation = lab.ended(&joins[0].operation_id).await;
+    let back = lab.bench.agent.api.lock().expect("api").is_some();
+    assert!(back, "it was never asked while it was away");
     assert_eq!(
         operation.state(),
         pb::OperationState::Succeeded,

@@ -29,6 +29,13 @@ impl Fleet {
         fleet
     }
 
+    /// Sets how the stand-in behaves on a node, from its next start on: lines of YAML. A real k3s never reads them.
+    pub fn standin_behaves(&self, node: &str, settings: &str) {
+        let path = "/etc/rancher/k3s/standin.yaml";
+        let written = self.lab.write(node, path, settings.as_bytes(), 0o644);
+        written.expect("written");
+    }
+
     /// Uninstalls k3s from a host, confirmed by its flag.
     pub fn uninstall(&self, host: &str, flags: &[&str]) -> Ran {
         let mut argv = vec!["uninstall", "k8s", "--host", host, "--yes"];

@@ -22,16 +22,7 @@ fn import_large_release(fleet: &Fleet) {
 
 /// Makes k3s take its time on a node: so many real seconds for a recorded one. A real k3s is slow by itself.
 fn slow_down(fleet: &Fleet, node: &str, scale: f64) {
-    let text = format!("scale: {scale}\n");
-    fleet
-        .lab
-        .write(
-            node,
-            "/etc/rancher/k3s/standin.yaml",
-            text.as_bytes(),
-            0o644,
-        )
-        .expect("written");
+    fleet.standin_behaves(node, &format!("scale: {scale}\n"));
 }
 
 /// Starts an install and follows it until `step` has begun; the operation's id and the CLI.
@@ -112,13 +103,12 @@ pub(super) fn kill_daemon(fleet: &Fleet, node: &str, unit: &str) {
     });
 }
 
-/// Follows the operation to its end; runs the command again when it did not end well; then all must be whole. Returns
-/// the operation as it ended.
-fn ends_or_is_repaired(fleet: &Fleet, node: &str, arguments: &[&str], id: &str) -> Value {
+/// Follows an operation to its end, however that is, and runs the command again when it did not end well. Returns the
+/// operation as it ended.
+pub(super) fn ended_or_repaired(fleet: &Fleet, id: &str, hosts: &[&str], again: &[&str]) -> Value {
     fleet.until("the controller answers", 60, || {
         fleet.canasta(&["host", "list"]).code == 0
     });
-    // It comes back at the end, however that is.
     fleet.canasta(&["operation", "watch", id]);
     let ended = fleet.operation(id);
     let state = ended["state"].as_str().unwrap_or_default();
@@ -127,11 +117,19 @@ fn ends_or_is_repaired(fleet: &Fleet, node: &str, arguments: &[&str], id: &str) 
         "{ended}"
     );
     if state != "succeeded" {
-        fleet.until_state(node, "connected");
-        let mut argv = vec!["install", "k8s-cp"];
-        argv.extend(arguments);
-        fleet.canasta(&argv).ok();
+        for host in hosts {
+            fleet.until_state(host, "connected");
+        }
+        fleet.canasta(again).ok();
     }
+    ended
+}
+
+/// The same of an install; then all must be whole.
+fn ends_or_is_repaired(fleet: &Fleet, node: &str, arguments: &[&str], id: &str) -> Value {
+    let mut again = vec!["install", "k8s-cp"];
+    again.extend(arguments);
+    let ended = ended_or_repaired(fleet, id, &[node], &again);
     let nodes = fleet.nodes(node);
     assert_eq!(nodes[0]["ready"], true, "{nodes:?}");
     // Nothing half done is left behind.

@@ -6,13 +6,6 @@ use canasta_machines::fleet::Fleet;
 /// What a server logs of a Node whose password is not the one that it keeps.
 const REJECTED: &str = "password rejected";
 
-/// Has the stand-in behave as newer releases do; a real k3s does by itself, and needs no telling.
-fn newer(fleet: &Fleet, node: &str) {
-    let path = "/etc/rancher/k3s/standin.yaml";
-    let written = fleet.lab.write(node, path, b"profile: documented\n", 0o644);
-    written.expect("written");
-}
-
 /// The worker comes back Ready by itself after a restart of k3s and after a reboot, whatever became of its credential.
 fn comes_back(fleet: &Fleet, cluster: &str, worker: &str) {
     let kept = fleet.run(
@@ -58,7 +51,7 @@ fn a_worker_with_the_cluster_s_agent_token_survives_a_restart_and_a_reboot() {
 fn a_worker_whose_bootstrap_token_is_gone_survives_a_restart_and_a_reboot() {
     let fleet = Fleet::up(&["boot", "boot1"]);
     for node in ["boot", "boot1"] {
-        newer(&fleet, node);
+        fleet.standin_behaves(node, "profile: documented\n");
     }
     fleet.install("boot");
     fleet.enrol("boot1");

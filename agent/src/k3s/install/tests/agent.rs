@@ -168,25 +168,25 @@ async fn a_new_credential_before_the_join_is_read_by_one_restart() {
 async fn an_agent_has_joined_when_it_has_its_certificates_and_a_healthy_kubelet() {
     let fake = started(V1).await;
     let status = kubelet(&fake, 500).await;
-    let (later, journal) = (fake.host(), fake.journal.clone());
+    let journal = fake.journal.clone();
     // What takes its time on the way there is no fault.
     journal.log(AGENT, "level=error msg=\"failed to get CA certs: EOF\"");
-    tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        for path in paths::KUBELET_IDENTITY {
-            later.root.write(path, "x", 0o600).await.unwrap();
-        }
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        status.store(200, Ordering::SeqCst);
-    });
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let spec = K3sSpec {
         server_url: format!("https://{}", listener.local_addr().unwrap()),
         ..agent(V1)
     };
     journal.log(AGENT, "level=info msg=\"going on\"");
-    let done = joined(&fake, &spec).await.unwrap();
-    assert_eq!(done.outcome, StepOutcome::Changed);
+    let steps = Arc::<Told>::default();
+    let on_the_way = async {
+        steps.said("certificates yet", 1).await;
+        give_identity(&fake).await;
+        steps.said("the kubelet is not well yet", 1).await;
+        status.store(200, Ordering::SeqCst);
+    };
+    let waiting = told_to(&steps, &fake, &spec, Step::Joined, timings());
+    let ((done, _), ()) = tokio::join!(waiting, on_the_way);
+    assert_eq!(done.unwrap().outcome, StepOutcome::Changed);
     assert_eq!(outcome(joined(&fake, &spec).await), StepOutcome::Unchanged);
     // A healthy kubelet and old certificates don't make up for a unit that is down.
     fake.systemd.stops_with(AGENT, 1);
