@@ -55,6 +55,8 @@ use trap::Trap;
 
 /// The release that a first install takes; the settings pin this one.
 pub const VERSION: &str = "v1.34.8+k3s1";
+/// A newer one of the same minor version.
+pub const PATCH: &str = "v1.34.9+k3s1";
 /// Size of what is served as k3s, where it does not matter.
 pub const SMALL: usize = 4096;
 /// The longest that anything is waited for.

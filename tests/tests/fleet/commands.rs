@@ -8,10 +8,9 @@ use canasta_proto::pb::OperationState;
 use canasta_tests::fleet::cli::{Cli, Output};
 use canasta_tests::fleet::client::install_on;
 use canasta_tests::fleet::trap::Moment;
-use canasta_tests::fleet::{Fleet, VERSION, program};
+use canasta_tests::fleet::{Fleet, PATCH, VERSION, program};
 use serde_json::Value;
 
-const PATCH: &str = "v1.34.9+k3s1";
 /// What another run, another machine and another release print differently.
 const FILTERS: [(&str, &str); 15] = [
     (

@@ -13,8 +13,8 @@ mod kinds;
 use cases::{Wrong, stand, twice};
 use kinds::{Ground, Kind};
 
-/// A control plane comes and goes.
-const CONTROL_PLANE: [Kind; 2] = [Kind::Install, Kind::RemoveControlPlane];
+/// A control plane comes, changes and goes.
+const CONTROL_PLANE: [Kind; 3] = [Kind::Install, Kind::Change, Kind::RemoveControlPlane];
 /// A worker comes and goes.
 const WORKER: [Kind; 2] = [Kind::Join, Kind::RemoveWorker];
 

@@ -5,11 +5,9 @@ use canasta_proto::pb::{OperationState, StepOutcome};
 use canasta_tests::fleet::client::{Client, install_on};
 use canasta_tests::fleet::node::k3s_facts;
 use canasta_tests::fleet::trap::Moment;
-use canasta_tests::fleet::{Fleet, VERSION, k3s, program};
+use canasta_tests::fleet::{Fleet, PATCH, VERSION, k3s, program};
 use tonic::Code;
 
-/// Releases that may follow the first one.
-const PATCH: &str = "v1.34.9+k3s1";
 const NEXT_MINOR: &str = "v1.35.2+k3s1";
 
 /// The outcomes of an operation's steps, by their ids.

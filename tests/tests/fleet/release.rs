@@ -10,10 +10,7 @@ use canasta_standin::release::{Fault, FaultKind, ReleaseServer};
 use canasta_tests::fleet::client::install_on;
 use canasta_tests::fleet::node::Node;
 use canasta_tests::fleet::wire::Wire;
-use canasta_tests::fleet::{Fleet, SMALL, VERSION, k3s, pin, place, program};
-
-/// A version after [`VERSION`].
-const PATCH: &str = "v1.34.9+k3s1";
+use canasta_tests::fleet::{Fleet, PATCH, SMALL, VERSION, k3s, pin, place, program};
 
 fn misbehave(fleet: &Fleet, kind: FaultKind, asset: Option<&str>) {
     let asset = asset.map(str::to_owned);

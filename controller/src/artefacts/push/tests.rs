@@ -1,13 +1,13 @@
 //! Pushes to an agent that go well, break off and are refused.
 
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use canasta_steps::StepError;
 
 use super::Pushed;
-use crate::artefacts::{Artefact, Artefacts, Limits, Tell};
+use crate::artefacts::{Artefact, Artefacts, Limits, PUSHES, Tell};
 use crate::config::K3s;
 use crate::operations::agent::stub::{Bench, Mute};
 use crate::store::artefacts::ArtefactRow;
@@ -145,4 +145,24 @@ async fn an_agent_that_never_answers_is_not_waited_for_for_ever() {
         push().await.expect("it answers again"),
         Pushed::Sent(SIZE as u64)
     );
+}
+
+#[tokio::test]
+async fn more_pushes_than_may_run_at_once_take_turns() {
+    let bench = Bench::connected().await;
+    let (artefacts, artefact, _) = artefacts(&bench).await;
+    *bench.agent.mute.lock().expect("mute") = Mute::Push;
+    let told = Told::default();
+    let patience = Duration::from_secs(5);
+    let push = || artefacts.push(&bench.fleet, &bench.host, &artefact, &told, patience);
+    let begun = Instant::now();
+    let ended = futures_util::future::join_all((0..=PUSHES).map(|_| push())).await;
+    for pushed in ended {
+        assert_eq!(
+            pushed.expect_err("nothing is taken").reason(),
+            "PUSH_STALLED"
+        );
+    }
+    // The last one waits until another has stalled, and stalls then.
+    assert!(begun.elapsed() >= 2 * STALL, "{:?}", begun.elapsed());
 }

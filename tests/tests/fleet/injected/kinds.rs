@@ -10,19 +10,23 @@ use canasta_standin::kubectl;
 use canasta_standin::trailer::Profile;
 use canasta_tests::fleet::client::install_on;
 use canasta_tests::fleet::node::Node;
-use canasta_tests::fleet::{Fleet, SMALL, k3s};
+use canasta_tests::fleet::{Fleet, PATCH, SMALL, k3s, pin};
 use http::Method;
 use serde_json::{Value, json};
 
 /// The control plane and the worker: hosts and nodes.
 const CONTROL_PLANE: &str = "cp1";
 const WORKER: &str = "w1";
+/// Where the API server is to be reached from then on.
+const PUBLIC: &str = "203.0.113.7";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
 /// A kind of operation, for a node in one role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Install,
+    /// A newer k3s and another public address, which one restart brings.
+    Change,
     Adopt,
     Join,
     Drain,
@@ -31,8 +35,9 @@ pub(super) enum Kind {
 }
 
 /// All that are tested.
-pub(super) const ALL: [Kind; 6] = [
+pub(super) const ALL: [Kind; 7] = [
     Kind::Install,
+    Kind::Change,
     Kind::Adopt,
     Kind::Join,
     Kind::Drain,
@@ -56,6 +61,7 @@ impl Ground {
     pub(super) async fn alone() -> Self {
         let fleet = Fleet::start_with(SMALL, |config| {
             config.timings.evict_again = Duration::from_millis(20);
+            pin(config, PATCH, SMALL);
         })
         .await;
         let control_plane = fleet.joined(CONTROL_PLANE).await;
@@ -180,7 +186,7 @@ impl Kind {
     /// As the controller calls it.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Install => "install-k8s-cp",
+            Self::Install | Self::Change => "install-k8s-cp",
             Self::Adopt => "adopt-k8s-cp",
             Self::Join => "install-k8s-worker",
             Self::Drain => "drain-node",
@@ -191,7 +197,9 @@ impl Kind {
     /// The node that it works on.
     pub(super) fn node(self, ground: &mut Ground) -> &mut Node {
         match self {
-            Self::Install | Self::Adopt | Self::RemoveControlPlane => &mut ground.control_plane,
+            Self::Install | Self::Change | Self::Adopt | Self::RemoveControlPlane => {
+                &mut ground.control_plane
+            }
             Self::Join | Self::Drain | Self::RemoveWorker => {
                 ground.worker.as_mut().expect("the ground has a worker")
             }
@@ -200,7 +208,7 @@ impl Kind {
 
     /// How often k3s is started by it.
     pub(super) fn starts(self) -> u32 {
-        u32::from(matches!(self, Self::Install | Self::Join))
+        u32::from(matches!(self, Self::Install | Self::Change | Self::Join))
     }
 
     /// Whether it takes little time. What asks two nodes and the API in each run takes more.
@@ -233,7 +241,7 @@ impl Kind {
                 uncordoned.expect("the node is uncordoned");
                 ground.place_pod().await;
             }
-            Self::Install | Self::Join | Self::RemoveControlPlane => {}
+            Self::Install | Self::Change | Self::Join | Self::RemoveControlPlane => {}
         }
     }
 
@@ -244,6 +252,14 @@ impl Kind {
             Self::Install => {
                 let answer = admin.install(install_on(CONTROL_PLANE)).await;
                 answer.map(|(id, _)| id)
+            }
+            Self::Change => {
+                let request = pb::InstallControlPlaneRequest {
+                    k3s_version: PATCH.to_owned(),
+                    public_ips: vec![PUBLIC.to_owned()],
+                    ..install_on(CONTROL_PLANE)
+                };
+                admin.install(request).await.map(|(id, _)| id)
             }
             Self::Adopt => {
                 let request = pb::AdoptControlPlaneRequest {
@@ -284,6 +300,13 @@ impl Kind {
     pub(super) async fn check(self, ground: &Ground, case: &str) {
         match self {
             Self::Install | Self::Adopt => ground.is_well(1, case).await,
+            Self::Change => {
+                ground.is_well(1, case).await;
+                let cluster = ground.clusters().await.remove(0);
+                assert_eq!(cluster.k3s_version, PATCH, "{case}");
+                let config = ground.control_plane.read("/etc/rancher/k3s/config.yaml");
+                assert!(config.contains(PUBLIC), "{case}: {config}");
+            }
             Self::Join => {
                 ground.is_well(2, case).await;
                 no_token_left(ground, case).await;
