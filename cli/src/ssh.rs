@@ -166,6 +166,21 @@ impl Session {
     pub(crate) async fn join(&mut self, file: &str) -> Result<Outcome, Error> {
         self.send(&format!("join toml {}\n", file.len()), file.as_bytes())
             .await;
+        self.outcome("hand the join over to").await
+    }
+
+    /// Has an agent that is a member already join again, with a new token.
+    ///
+    /// # Errors
+    /// When it does not, with what it said, or the session ends.
+    pub(crate) async fn rejoin(&mut self, controller: &str, token: &str) -> Result<Outcome, Error> {
+        let line = format!("rejoin {controller} {}\n", token.len());
+        self.send(&line, token.as_bytes()).await;
+        self.outcome("have the agent join again on").await
+    }
+
+    /// What a join came to; `done` is what the session was to do.
+    async fn outcome(&mut self, done: &str) -> Result<Outcome, Error> {
         let mut outcome = Outcome::default();
         loop {
             let line = self.line().await?;
@@ -175,9 +190,9 @@ impl Session {
                 ("trying", _) => outcome.trying = true,
                 ("log", rest) => outcome.journal.push(rest.to_owned()),
                 ("failed", _) => {
-                    let message = format!("failed to hand the join over to '{}'", self.host);
-                    let mut report = self.report("SSH_FAILED", message);
-                    report.causes = outcome.journal;
+                    let message = format!("failed to {done} '{}'", self.host);
+                    let mut report = self.report("JOIN_FAILED", message);
+                    report.evidence = evidence("what the host said", &self.host, outcome.journal);
                     return Err(Error::Failed(report));
                 }
                 _ => {}

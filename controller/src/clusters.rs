@@ -27,6 +27,7 @@ use kube::Api;
 use kube::api::ListParams;
 
 pub use self::api::ApiError;
+pub(crate) use self::debts::token_mark;
 pub(crate) use self::kubeconfig::KubeconfigError;
 pub(crate) use self::reach::ClusterApi;
 pub use self::reach::NodeError;

@@ -201,6 +201,23 @@ impl Fleet {
         state.verdict(host)
     }
 
+    /// Whether the agent on a host answers a dial that is made now; what was known of it before does not count.
+    ///
+    /// # Errors
+    /// When the dial comes to no end in its time, so that nobody can tell.
+    pub async fn answers(&self, host: &HostName) -> Result<bool, FleetError> {
+        match self.agent(host).await {
+            Ok(_) => Ok(true),
+            Err(
+                FleetError::NotRegistered { .. }
+                | FleetError::NotJoined { .. }
+                | FleetError::Unreachable { .. }
+                | FleetError::NeedsRejoin { .. },
+            ) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Asks the agent on a host for its facts now, and keeps them.
     ///
     /// # Errors

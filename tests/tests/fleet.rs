@@ -11,6 +11,8 @@ mod commands;
 mod contexts;
 #[path = "fleet/enrolment.rs"]
 mod enrolment;
+#[path = "fleet/gone.rs"]
+mod gone;
 #[path = "fleet/injected.rs"]
 mod injected;
 #[path = "fleet/install.rs"]

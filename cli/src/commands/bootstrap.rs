@@ -57,6 +57,7 @@ pub(super) async fn run(global: &Global, add: HostAdd, to: &str) -> Result<(), E
     if let Some(host) = known.clone()
         && host.state() == pb::HostState::Connected
     {
+        output::note(&not_looked_at(&host, &wish));
         return show(global, host, Done::default());
     }
     let host = wish.host.clone();
@@ -67,10 +68,19 @@ pub(super) async fn run(global: &Global, add: HostAdd, to: &str) -> Result<(), E
         machine: Some(facts.shown()),
         ..Done::default()
     };
-    let joined = facts.agent.as_ref().filter(|agent| agent.joined);
-    if let Some(agent) = joined {
-        check_member(&host, &fleet_id, known.is_some(), agent)?;
+    if let Some(agent) = facts.agent.as_ref().filter(|agent| agent.joined) {
+        check_member(&host, &fleet_id, agent)?;
+        if is_to_join(known.as_ref()) {
+            let join = register(&mut hosts, &wish, known.is_some()).await?;
+            output::note("the agent has joined before; it joins again");
+            let outcome = session.rejoin(&join.controller_address, &join.token).await;
+            outcome.map_err(|error| still_registered(&host, error))?;
+            done.joined = true;
+        }
     } else {
+        if !is_to_join(known.as_ref()) {
+            return Err(has_agent_elsewhere(&host));
+        }
         done.installed = install(channel, &mut session, &wish, &facts).await?;
         let join = register(&mut hosts, &wish, known.is_some()).await?;
         output::note("handing the join over");
@@ -214,16 +224,56 @@ fn check_machine(host: &HostName, facts: &Facts) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether the controller waits for this host to join: what an agent has from an earlier join is of no use then.
+fn is_to_join(known: Option<&pb::Host>) -> bool {
+    known.is_none_or(|host| {
+        matches!(
+            host.state(),
+            pb::HostState::WaitingForJoin | pb::HostState::NeedsRejoin
+        )
+    })
+}
+
+/// The host is connected, so that the machine that was named is not even asked.
+fn not_looked_at(host: &pb::Host, wish: &Wish) -> String {
+    let addresses: Vec<_> = host
+        .addresses
+        .iter()
+        .map(|known| known.address.as_str())
+        .collect();
+    let installed = if wish.given.is_some() {
+        ", and no package was installed"
+    } else {
+        ""
+    };
+    format!(
+        "host '{}' is connected at {}; {} was not looked at{installed}",
+        host.name,
+        addresses.join(", "),
+        wish.target
+    )
+}
+
+/// A machine without a joined agent is not the one that this host is, or no longer.
+fn has_agent_elsewhere(host: &HostName) -> Error {
+    Error::Failed(Box::new(ErrorReport {
+        reason: "HOST_EXISTS".to_owned(),
+        message: format!(
+            "host '{host}' has joined the fleet, and on this machine no agent has: it may be another machine"
+        ),
+        subject: format!("host {host}"),
+        hint: format!(
+            "choose another name; or, if this machine is to be '{host}' from now on (its system was installed anew, say): `canasta host token {host}`, then on it the command that this prints, after installing the package canasta-agent"
+        ),
+        ..ErrorReport::default()
+    }))
+}
+
 /// Refuses a machine that is somebody else's: another host of this fleet, or a host of another fleet.
-fn check_member(
-    host: &HostName,
-    fleet_id: &str,
-    known: bool,
-    agent: &AgentStatus,
-) -> Result<(), Error> {
+fn check_member(host: &HostName, fleet_id: &str, agent: &AgentStatus) -> Result<(), Error> {
     let name = agent.name.as_deref().unwrap_or("unknown");
     let fleet = agent.fleet_id.as_deref().unwrap_or("unknown");
-    if known && name == host.as_str() && fleet == fleet_id {
+    if name == host.as_str() && fleet == fleet_id {
         return Ok(());
     }
     let message = if fleet == fleet_id {

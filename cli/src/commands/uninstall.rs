@@ -25,7 +25,14 @@ pub(super) async fn run(global: &Global, arguments: UninstallArguments) -> Resul
     }
     let force = arguments.force;
     let channel = connect(global).await?;
-    let (_, plan) = ask(channel.clone(), &host, force, true).await?;
+    let request = UninstallK3sRequest {
+        host: host.clone(),
+        force,
+        dry_run: true,
+        discard: Vec::new(),
+    };
+    let (_, mut plan) = ask(channel.clone(), request.clone()).await?;
+    let discard = std::mem::take(&mut plan.discard);
     let plan = Uninstall::new(plan);
     if plan.is_done() {
         return already_clean(global, &plan);
@@ -45,13 +52,16 @@ pub(super) async fn run(global: &Global, arguments: UninstallArguments) -> Resul
     if !arguments.yes {
         confirm(&host).await?;
     }
-    let (operation_id, started) = ask(channel.clone(), &host, force, false).await?;
+    // What the plan above told and nothing else: what appeared meanwhile is refused.
+    let begin = UninstallK3sRequest {
+        dry_run: false,
+        discard: if force { discard } else { Vec::new() },
+        ..request
+    };
+    let (operation_id, started) = ask(channel.clone(), begin).await?;
     let started = Uninstall::new(started);
     if operation_id.is_empty() {
         return already_clean(global, &started);
-    }
-    for loss in started.losses_besides(&plan) {
-        output::note(&format!("found since: this is lost, too: {loss}"));
     }
     if arguments.detach {
         return Started::print(global, operation_id);
@@ -62,15 +72,8 @@ pub(super) async fn run(global: &Global, arguments: UninstallArguments) -> Resul
 /// Asks the controller for the plan, or to begin.
 async fn ask(
     channel: Channel,
-    host: &str,
-    force: bool,
-    dry_run: bool,
+    request: UninstallK3sRequest,
 ) -> Result<(String, UninstallPlan), Error> {
-    let request = UninstallK3sRequest {
-        host: host.to_owned(),
-        force,
-        dry_run,
-    };
     let mut client = ClusterServiceClient::new(channel);
     let answer = client.uninstall_k3s(request).await?.into_inner();
     Ok((answer.operation_id, answer.plan.unwrap_or_default()))

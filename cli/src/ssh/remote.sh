@@ -41,9 +41,13 @@ if has dpkg-query; then
 fi
 if has rpm && found=$(rpm -q --qf "installed %{VERSION}-%{RELEASE}" canasta-agent 2>/dev/null); then say "$found"; fi
 say_status() {
-    if status=$(canasta-agent status --output json 2>/dev/null </dev/null); then say "status $status"; fi
+    status=$(canasta-agent status --output json 2>/dev/null </dev/null) && say "status $status"
 }
-say_status
+# One that is installed and does not run may be a member of a fleet all the same: it is asked once it runs.
+if say_status; then :; elif has canasta-agent && [ -d /run/systemd/system ]; then
+    systemctl start canasta-agent.service >/dev/null 2>&1 </dev/null
+    say_status
+fi
 say ready
 
 scratch=
@@ -52,7 +56,8 @@ clean() {
     rm -f "$join.new"
 }
 trap clean EXIT
-trap "exit 1" HUP INT TERM
+# Of a connection that breaks off, the first that is heard is that nobody takes what is said.
+trap "exit 1" HUP INT TERM PIPE
 
 # take SIZE FILE: so many bytes of what comes in.
 take() {
@@ -93,7 +98,13 @@ join_fleet() {
         return 1
     fi
     begin=$(date +%s)
-    systemctl restart canasta-agent.service >/dev/null 2>&1 </dev/null
+    if why=$(systemctl restart canasta-agent.service 2>&1 </dev/null); then :; else
+        rm -f "$join"
+        printf "%s\n" "$why" | say_lines log
+        say "log canasta-agent.service does not start"
+        say failed
+        return 1
+    fi
     while [ -e "$join" ] && [ "$(date +%s)" -lt $((begin + 30)) ]; do sleep 0.2; done
     say_status
     if [ -e "$join" ]; then say trying; fi
@@ -104,10 +115,27 @@ join_fleet() {
     say ok
 }
 
+# rejoin CONTROLLER SIZE: an agent that is a member already takes a new certificate with the token that follows.
+rejoin() {
+    scratch=$(mktemp -d) || return 1
+    if (umask 077 && take "$2" "$scratch/token") &&
+        canasta-agent join --controller "$1" --token-file "$scratch/token" >"$scratch/log" 2>&1 </dev/null; then
+        rm -f "$scratch/token"
+        say_status
+        say ok
+        return 0
+    fi
+    rm -f "$scratch/token"
+    if [ -e "$scratch/log" ]; then tail -n 20 "$scratch/log" | say_lines log; fi
+    say failed
+    return 1
+}
+
 while read -r what how size; do
     case $what in
     install) install_package "$how" "$size" || exit 1 ;;
     join) join_fleet "$size" || exit 1 ;;
+    rejoin) rejoin "$how" "$size" || exit 1 ;;
     *) exit 0 ;;
     esac
 done

@@ -58,13 +58,6 @@ impl Uninstall {
         )
     }
 
-    /// What is lost that an earlier plan did not name.
-    pub(crate) fn losses_besides<'a>(&'a self, earlier: &'a Self) -> impl Iterator<Item = &'a str> {
-        let new = self.losses.iter();
-        new.filter(|loss| !earlier.losses.contains(loss))
-            .map(String::as_str)
-    }
-
     /// Why it is not done.
     pub(crate) fn refusal(&self, force: bool) -> pb::ErrorReport {
         let errors: Vec<&Finding> = self
@@ -247,15 +240,5 @@ mod tests {
         clean.steps = plan(pb::Severity::Warning).steps;
         assert!(!Uninstall::new(clean).is_done());
         assert!(!Uninstall::new(pb::UninstallPlan::default()).is_done());
-    }
-
-    #[test]
-    fn what_was_found_since_the_plan_was_shown_is_told() {
-        let shown = Uninstall::new(plan(pb::Severity::Warning));
-        let mut later = plan(pb::Severity::Warning);
-        later.losses.push("3 files below /var".to_owned());
-        let later = Uninstall::new(later);
-        let new: Vec<_> = later.losses_besides(&shown).collect();
-        assert_eq!(new, ["3 files below /var"]);
     }
 }

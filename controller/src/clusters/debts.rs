@@ -8,6 +8,7 @@ use canasta_proto::name::HostName;
 use canasta_proto::pb;
 use futures_util::future::select_all;
 
+use super::nodes::is_anothers;
 use super::{CONTROL_PLANE, Clusters, NodeError, shown};
 use crate::fleet::Phase;
 use crate::operations::stamp;
@@ -78,7 +79,15 @@ impl Clusters {
         match debt.kind {
             DebtKind::DeleteNode => {
                 let name = debt.node_name.as_str();
-                let node = api.node(name).await?.map(|node| node.metadata.uid);
+                let node = api.node(name).await?;
+                // The machine that has taken the name since keeps it, and the password is its own.
+                if node
+                    .as_ref()
+                    .is_some_and(|node| is_anothers(node, &debt.machine))
+                {
+                    return Ok(true);
+                }
+                let node = node.map(|node| node.metadata.uid);
                 let password = api.password_uid(name).await?;
                 // Only after the uids: a host that joins from here on gets other ones.
                 if !self.is_due(debt).await? {
@@ -97,6 +106,12 @@ impl Clusters {
                 }
                 let by = format!("operation {}", debt.operation);
                 api.take_back_cordon(&debt.node_name, &by).await?;
+            }
+            DebtKind::DeleteTokens => {
+                if !self.is_due(debt).await? {
+                    return Ok(false);
+                }
+                api.delete_bootstrap_tokens(&token_mark(&debt.host)).await?;
             }
         }
         Ok(true)
@@ -142,6 +157,11 @@ impl Clusters {
     }
 }
 
+/// What the descriptions of all bootstrap tokens of a host begin with.
+pub(crate) fn token_mark(host: &str) -> String {
+    format!("canasta join {host} ")
+}
+
 /// What is to be done, in words.
 fn what(debt: &DebtRow) -> String {
     let node = &debt.node_name;
@@ -151,6 +171,7 @@ fn what(debt: &DebtRow) -> String {
             "uncordon node {node}, which operation {} cordoned",
             debt.operation
         ),
+        DebtKind::DeleteTokens => format!("delete the bootstrap tokens for host {}", debt.host),
     }
 }
 

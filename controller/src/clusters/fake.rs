@@ -101,8 +101,8 @@ pub(crate) async fn serve(
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<String, Value>,
-    /// What keeps a pod, by its path.
-    budgets: BTreeMap<String, String>,
+    /// What keeps a pod, by its path: the code of the refusal and its words.
+    budgets: BTreeMap<String, (u16, String)>,
     /// Method and path of all that changed something.
     changes: Vec<String>,
     eviction: String,
@@ -140,7 +140,13 @@ impl FakeApi {
 
     /// A budget keeps a pod; no text lets it go.
     pub(crate) fn keep_pod(&self, path: &str, why: &str) {
-        self.lock().budgets.insert(path.to_owned(), why.to_owned());
+        self.refuse_eviction(path, 429, why);
+    }
+
+    /// The eviction of this pod is refused with this code, or not any more where there are no words.
+    pub(crate) fn refuse_eviction(&self, path: &str, code: u16, why: &str) {
+        let refusal = (code, why.to_owned());
+        self.lock().budgets.insert(path.to_owned(), refusal);
     }
 
     /// Somebody else changes the object just before the next patch of it.
@@ -254,7 +260,13 @@ impl State {
         let pod = path.strip_suffix("/eviction").expect("an eviction");
         let wanted = format!("policy/{}", self.eviction);
         assert_eq!(eviction["apiVersion"], wanted.as_str());
-        if let Some(why) = self.budgets.get(pod).filter(|why| !why.is_empty()) {
+        let refusal = self.budgets.get(pod).filter(|(_, why)| !why.is_empty());
+        if let Some((code, why)) = refusal.filter(|(code, _)| *code != 429) {
+            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "message": why, "code": code});
+            return (*code, status);
+        }
+        if let Some((_, why)) = refusal {
             return (
                 429,
                 json!({

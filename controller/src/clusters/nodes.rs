@@ -6,6 +6,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
 
 use super::reach::{ClusterApi, NodeError, is_conflict, is_not_found};
+use super::ready_condition;
 
 /// Who cordoned a node, when this system did.
 pub(crate) const CORDONED_BY: &str = "canasta.wiki/cordoned-by";
@@ -52,6 +53,14 @@ pub(crate) fn identity(node: &Node) -> (&str, &str) {
     info.and_then(|status| status.node_info.as_ref())
         .map(|info| (info.machine_id.as_str(), info.boot_id.as_str()))
         .unwrap_or_default()
+}
+
+/// Whether a Node is of another machine than the one with this id, and lives. One that is not Ready may be left of an earlier
+/// life of the same machine, before its system was installed anew.
+pub(crate) fn is_anothers(node: &Node, machine: &str) -> bool {
+    let registered = identity(node).0;
+    let is_other = !registered.is_empty() && !machine.is_empty() && registered != machine;
+    is_other && ready_condition(node).is_some_and(|ready| ready.status == "True")
 }
 
 /// The label by which volumes are pinned to a node.

@@ -31,7 +31,7 @@ impl std::fmt::Display for Evictee {
 pub(crate) enum Evicted {
     /// It ends, or was gone already.
     Yes,
-    /// A disruption budget forbids it for now; what the API says.
+    /// It is refused for now, by a disruption budget or whatever else the API asks; what it says.
     Blocked(String),
 }
 
@@ -96,6 +96,11 @@ impl ClusterApi {
                 Err(kube::Error::Api(status)) if status.code == 429 => {
                     Ok(Evicted::Blocked(blocked_by(&status)))
                 }
+                // Two budgets for one pod are a 500, a webhook's no is what it likes: about this pod, and no other.
+                Err(kube::Error::Api(status)) => Ok(Evicted::Blocked(format!(
+                    "the API answers {}: {}",
+                    status.code, status.message
+                ))),
                 Err(error) => Err(error),
             }
         };

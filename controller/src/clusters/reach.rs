@@ -82,6 +82,15 @@ impl From<&NodeError> for Fault {
                 .hint(format!(
                     "`canasta cluster show {cluster}` shows its nodes; one whose control plane is gone for good is forgotten with `canasta cluster forget {cluster}`"
                 )),
+            NodeError::Request {
+                cluster, source, ..
+            } if matches!(&**source, kube::Error::Api(status) if status.code < 500) => {
+                fault(Code::FailedPrecondition, "API_REFUSED")
+                    .about(format!("cluster {cluster}"))
+                    .hint(
+                        "the API answers and does not do it; mend what it names, then run the command again",
+                    )
+            }
             NodeError::Unreachable { cluster, host, .. }
             | NodeError::Request { cluster, host, .. }
             | NodeError::Late { cluster, host, .. } => fault(Code::Unavailable, "API_UNREACHABLE")

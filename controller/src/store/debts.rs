@@ -15,6 +15,8 @@ pub(crate) enum DebtKind {
     DeleteNode,
     /// The cordon that an operation set is to be taken back.
     Uncordon,
+    /// The bootstrap tokens of a join are to be deleted; the name of the node is that of the host.
+    DeleteTokens,
 }
 
 impl DebtKind {
@@ -22,6 +24,7 @@ impl DebtKind {
         match self {
             Self::DeleteNode => "delete-node",
             Self::Uncordon => "uncordon",
+            Self::DeleteTokens => "delete-tokens",
         }
     }
 }
@@ -35,6 +38,8 @@ pub(crate) struct DebtRow {
     pub(crate) node_name: String,
     /// Whose Node it was; empty for a node that is no host of the fleet.
     pub(crate) host: String,
+    /// The id of the machine behind the Node; empty when it is not known.
+    pub(crate) machine: String,
     /// The operation that ran it up.
     pub(crate) operation: String,
     /// Milliseconds since 1970.
@@ -50,6 +55,7 @@ pub(crate) struct NewDebt<'a> {
     pub(crate) kind: DebtKind,
     pub(crate) node_name: &'a str,
     pub(crate) host: &'a str,
+    pub(crate) machine: &'a str,
     pub(crate) operation: &'a str,
     pub(crate) last_error: &'a str,
 }
@@ -58,14 +64,16 @@ impl Store {
     /// Records a debt; one of the same kind for the same node is replaced, but the time since when it is owed.
     pub(crate) async fn put_debt(&self, debt: &NewDebt<'_>) -> Result<(), Error> {
         sqlx::query(
-            "INSERT INTO debts (cluster, kind, node_name, host, operation_id, since, last_error) VALUES (?, ?, ?, ?, ?, ?, ?)
-             ON CONFLICT (cluster, kind, node_name) DO UPDATE SET host = excluded.host,
+            "INSERT INTO debts (cluster, kind, node_name, host, machine, operation_id, since, last_error)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+             ON CONFLICT (cluster, kind, node_name) DO UPDATE SET host = excluded.host, machine = excluded.machine,
              operation_id = excluded.operation_id, last_error = excluded.last_error",
         )
         .bind(debt.cluster)
         .bind(debt.kind.as_str())
         .bind(debt.node_name)
         .bind(debt.host)
+        .bind(debt.machine)
         .bind(debt.operation)
         .bind(stamp::now_millis())
         .bind(debt.last_error)
@@ -75,11 +83,11 @@ impl Store {
         Ok(())
     }
 
-    /// The debts that are due, oldest first. Cordons of operations that still run are not, nor is a Node whose name a host of the
+    /// The debts that are due, oldest first. Cordons and tokens of operations that still run are not, nor is a Node whose name a host of the
     /// cluster has: it has joined again, and the Node is its new one.
     pub(crate) async fn due_debts(&self) -> Result<Vec<DebtRow>, Error> {
         sqlx::query(
-            "SELECT * FROM debts WHERE CASE kind WHEN 'uncordon' THEN NOT EXISTS
+            "SELECT * FROM debts WHERE CASE WHEN kind IN ('uncordon', 'delete-tokens') THEN NOT EXISTS
              (SELECT 1 FROM operations WHERE operations.id = debts.operation_id AND operations.state IN (?, ?))
              ELSE NOT EXISTS (SELECT 1 FROM cluster_nodes WHERE cluster_nodes.cluster = debts.cluster
              AND cluster_nodes.node_name = debts.node_name) END ORDER BY id",
@@ -150,6 +158,7 @@ fn read(row: &SqliteRow) -> Result<DebtRow, Error> {
     let kind = match row.try_get::<&str, _>("kind")? {
         "delete-node" => DebtKind::DeleteNode,
         "uncordon" => DebtKind::Uncordon,
+        "delete-tokens" => DebtKind::DeleteTokens,
         _ => return Err(Error::damaged("the kind of a debt")),
     };
     Ok(DebtRow {
@@ -158,6 +167,7 @@ fn read(row: &SqliteRow) -> Result<DebtRow, Error> {
         kind,
         node_name: row.try_get("node_name")?,
         host: row.try_get("host")?,
+        machine: row.try_get("machine")?,
         operation: row.try_get("operation_id")?,
         since: row.try_get("since")?,
         last_error: row.try_get("last_error")?,

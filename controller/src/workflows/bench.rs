@@ -182,6 +182,17 @@ impl Lab {
         store.mark_ready("w1").await.expect("marked");
     }
 
+    /// Waits until what an operation does shows.
+    pub(super) async fn comes_to(&self, shows: impl Fn() -> bool) {
+        let shown = async {
+            while !shows() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let shown = tokio::time::timeout(Duration::from_secs(20), shown).await;
+        shown.expect("in time");
+    }
+
     /// The operation when it has ended.
     pub(super) async fn ended(&self, id: &str) -> pb::Operation {
         let events = self.operations.watch(id, 0).await.expect("known");

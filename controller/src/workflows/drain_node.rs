@@ -63,11 +63,21 @@ impl Workflow for DrainNode {
     }
 
     fn locks(&self) -> Wanted {
-        let host =
-            (!self.planned.host.is_empty()).then(|| Resource::Host(self.planned.host.clone()));
+        let Planned {
+            cluster,
+            node_name,
+            host,
+            ..
+        } = &self.planned;
+        // Under the node's own name, too: it need not be a host of the fleet.
+        let node = format!("{node_name} of cluster {cluster}");
+        let mut changes = vec![Resource::Node(node)];
+        if !host.is_empty() {
+            changes.push(Resource::Host(host.clone()));
+        }
         Wanted {
-            changes: host.into_iter().collect(),
-            consults: vec![Resource::Membership(self.planned.cluster.clone())],
+            changes,
+            consults: vec![Resource::Membership(cluster.clone())],
         }
     }
 

@@ -6,7 +6,6 @@ use futures_util::future::join_all;
 use super::gather::has_program;
 use super::node_target::unknown_cluster;
 use super::{Context, Error, Refusal};
-use crate::fleet::Phase;
 use crate::operations::Operations;
 use crate::operations::locks::{Resource, Wanted};
 
@@ -25,9 +24,9 @@ pub(crate) async fn forget(
         rule,
     })?;
     let store = &context.store;
-    if store.cluster(name.as_str()).await?.is_none() {
+    let Some(cluster) = store.cluster(name.as_str()).await? else {
         return Err(unknown_cluster(name.as_str()).into());
-    }
+    };
     let mut nodes = store.cluster_nodes().await?;
     nodes.retain(|node| node.cluster == name.as_str());
     let hosts: Vec<String> = nodes.into_iter().map(|node| node.host).collect();
@@ -38,25 +37,15 @@ pub(crate) async fn forget(
         consults: Vec::new(),
     };
     let held = operations.hold(&wanted, "forget-cluster", started_by)?;
-    let alive = join_all(hosts.iter().map(|host| has_k3s(context, host))).await;
-    let alive: Vec<_> = hosts
-        .iter()
-        .zip(alive)
-        .filter_map(|(host, alive)| alive.then_some(host.as_str()))
-        .collect();
+    let asked = join_all(hosts.iter().map(|host| has_k3s(context, host))).await;
+    let mut alive = Vec::new();
+    for (host, has_k3s) in hosts.iter().zip(asked) {
+        if has_k3s? {
+            alive.push(host.as_str());
+        }
+    }
     if !alive.is_empty() {
-        return Err(Refusal::new(
-            "CLUSTER_ALIVE",
-            format!(
-                "cluster '{name}' is not gone: k3s is still on {}",
-                alive.join(", ")
-            ),
-            format!(
-                "uninstall it there: canasta uninstall k8s --host {}",
-                alive[0]
-            ),
-        )
-        .into());
+        return Err(still_alive(&name, &alive, cluster.adopted).into());
     }
     store.forget_cluster(name.as_str()).await?;
     drop(held);
@@ -64,18 +53,39 @@ pub(crate) async fn forget(
     Ok(hosts)
 }
 
-/// Whether an agent that answers still has a k3s that this fleet put there or adopted.
-async fn has_k3s(context: &Context, host: &str) -> bool {
-    let Ok(host) = host.parse::<HostName>() else {
-        return false;
+fn still_alive(name: &ClusterName, alive: &[&str], adopted: bool) -> Refusal {
+    let hint = if adopted {
+        format!(
+            "it was adopted, so it is uninstalled the way it was installed: k3s-uninstall.sh on {}",
+            alive.join(", ")
+        )
+    } else {
+        format!(
+            "uninstall it there: canasta uninstall k8s --host {}",
+            alive[0]
+        )
     };
-    let state = context.fleet.state(&host);
-    if state.is_none_or(|state| state.phase != Phase::Connected) {
-        return false;
+    Refusal::new(
+        "CLUSTER_ALIVE",
+        format!(
+            "cluster '{name}' is not gone: k3s is still on {}",
+            alive.join(", ")
+        ),
+        hint,
+    )
+}
+
+/// Whether an agent that answers still has a k3s that this fleet put there or adopted.
+async fn has_k3s(context: &Context, host: &str) -> Result<bool, Error> {
+    let Ok(host) = host.parse::<HostName>() else {
+        return Ok(false);
+    };
+    if !context.fleet.answers(&host).await? {
+        return Ok(false);
     }
-    match context.fleet.refresh(&host).await {
+    Ok(match context.fleet.refresh(&host).await {
         Ok(facts) => facts.k3s.as_ref().is_some_and(has_program),
         // Connected and silent: it may have anything.
         Err(_) => true,
-    }
+    })
 }

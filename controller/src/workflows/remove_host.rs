@@ -72,10 +72,15 @@ async fn let_go(
         ..
     } = context;
     let cluster = node.cluster.as_str();
-    let answers = fleet
-        .state(host)
-        .is_some_and(|state| state.phase == Phase::Connected);
     let control_plane = node.role == CONTROL_PLANE;
+    // Said to be gone, it is dialled: what was known of it before may be of before its reboot, or of the controller's.
+    let answers = if gone {
+        fleet.answers(host).await?
+    } else {
+        fleet
+            .state(host)
+            .is_some_and(|state| state.phase == Phase::Connected)
+    };
     if answers || control_plane || !gone {
         let last = match (answers, control_plane) {
             (true, _) => String::new(),
@@ -94,12 +99,15 @@ async fn let_go(
         .about(host)
         .into());
     }
+    let row = fleet.host(host.as_str()).await?;
+    let machine = row.facts.map(|facts| facts.machine_id);
     // Owed before it is forgotten: it is not due until then, and a crash in between loses nothing.
     let debt = NewDebt {
         cluster,
         kind: DebtKind::DeleteNode,
         node_name: &node.node_name,
         host: host.as_str(),
+        machine: machine.as_deref().unwrap_or_default(),
         operation: "",
         last_error: "",
     };

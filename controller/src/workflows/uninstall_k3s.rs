@@ -27,6 +27,10 @@ use crate::operations::{Operations, Workflow};
 /// The kind of the operation.
 pub const KIND: &str = "uninstall-k8s";
 
+/// The longest path that may be named, in bytes, and the most of them.
+const LONGEST_PATH: usize = 4096;
+const MOST_PATHS: usize = 10_000;
+
 /// What an uninstall does. Stored with the operation, which is rebuilt from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Planned {
@@ -36,6 +40,9 @@ pub(crate) struct Planned {
     /// As recorded; empty when nothing is.
     role: String,
     node_name: String,
+    /// The id of its machine; a Node of this name with another one is not its own.
+    #[serde(default)]
+    machine: String,
     /// True when its Node was never seen Ready.
     never_ready: bool,
     force: bool,
@@ -126,10 +133,15 @@ pub(crate) async fn uninstall(
         field: "host",
         rule,
     })?;
+    check_paths(&asked.discard)?;
     context.fleet.host(host.as_str()).await?;
     let held = hold_host(operations, &host, KIND, started_by, asked.dry_run)?;
     let known = known::gather(context, &host).await?;
-    let planned = plan(&host, &known, asked.force)?;
+    let mut planned = plan(&host, &known, asked.force)?;
+    if !asked.dry_run {
+        // What came since somebody read the plan is not among them, and is not destroyed.
+        planned.discard.retain(|path| asked.discard.contains(path));
+    }
     let judged = judge(&known, planned.force, &planned.discard);
     let mut shown = shown(&planned, &known, &judged);
     if shown.clean && known.node.is_none() {
@@ -172,15 +184,19 @@ fn plan(host: &HostName, known: &Known, force: bool) -> Result<Planned, Refusal>
     let of_node = |part: fn(crate::store::clusters::NodeRow) -> String| {
         node.clone().map(part).unwrap_or_default()
     };
-    let stored = known.inspected.stored.iter().map(|data| data.path.clone());
     Ok(Planned {
         host: host.clone().into(),
         cluster: of_node(|node| node.cluster),
         role: of_node(|node| node.role),
         node_name: of_node(|node| node.node_name),
+        machine: known.machine.clone(),
         never_ready: known.never_ready,
         force,
-        discard: if force { stored.collect() } else { Vec::new() },
+        discard: if force {
+            stored(known).collect()
+        } else {
+            Vec::new()
+        },
     })
 }
 
@@ -196,7 +212,29 @@ fn shown(planned: &Planned, known: &Known, judged: &Judged) -> pb::UninstallPlan
         orphans: judged.orphans.clone(),
         steps: Vec::new(),
         found: known.inspected.found.clone(),
+        discard: stored(known).collect(),
     }
+}
+
+/// The paths of what lies where local volumes are kept.
+fn stored(known: &Known) -> impl Iterator<Item = String> {
+    known.inspected.stored.iter().map(|data| data.path.clone())
+}
+
+/// Refuses what can be no path of a directory.
+fn check_paths(paths: &[String]) -> Result<(), Error> {
+    let is_path = |path: &String| {
+        path.starts_with('/') && path.len() <= LONGEST_PATH && !path.chars().any(char::is_control)
+    };
+    if paths.len() <= MOST_PATHS && paths.iter().all(is_path) {
+        return Ok(());
+    }
+    Err(Error::Field {
+        field: "discard",
+        rule: format!(
+            "paths are absolute, have no control characters and at most {LONGEST_PATH} bytes, and are at most {MOST_PATHS}"
+        ),
+    })
 }
 
 /// All that the guards say, at once.

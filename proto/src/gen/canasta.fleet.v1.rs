@@ -3797,6 +3797,9 @@ pub struct UninstallK3sRequest {
     /// Only plan: no operation is started and nothing is changed.
     #[prost(bool, tag = "3")]
     pub dry_run: bool,
+    /// With force: the paths of `UninstallPlan.discard` that may be destroyed, as somebody has read them. What is found besides is refused. Not used by a dry run.
+    #[prost(string, repeated, tag = "4")]
+    pub discard: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// An uninstall that was planned or started.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -3841,6 +3844,9 @@ pub struct UninstallPlan {
     /// What of k3s is on the host, in words: units, links, mounts, processes, rules, files.
     #[prost(string, repeated, tag = "10")]
     pub found: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What lies where local volumes are kept, as absolute paths: a request with force has to name what of it may be destroyed.
+    #[prost(string, repeated, tag = "11")]
+    pub discard: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A cluster to forget.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -174,7 +174,7 @@ impl Client {
         }
     }
 
-    /// Starts an uninstall; the operation is empty where nothing is to be done.
+    /// Starts an uninstall; the operation is empty where nothing is to be done. Forced, it destroys what the plan tells.
     ///
     /// # Errors
     /// What the controller refuses with.
@@ -186,17 +186,18 @@ impl Client {
         host: &str,
         force: bool,
     ) -> Result<(String, pb::UninstallPlan), Fault> {
-        let request = pb::UninstallK3sRequest {
-            host: host.to_owned(),
-            force,
-            ..pb::UninstallK3sRequest::default()
+        let ask = async |dry_run, discard| {
+            let request = pb::UninstallK3sRequest {
+                host: host.to_owned(),
+                force,
+                dry_run,
+                discard,
+            };
+            let answer = self.clusters().uninstall_k3s(request).await;
+            Ok::<_, Fault>(answer.map_err(fault)?.into_inner())
         };
-        let answer = self
-            .clusters()
-            .uninstall_k3s(request)
-            .await
-            .map_err(fault)?;
-        let answer = answer.into_inner();
+        let planned = ask(true, Vec::new()).await?.plan.unwrap_or_default();
+        let answer = ask(false, planned.discard).await?;
         Ok((answer.operation_id, answer.plan.expect("a plan")))
     }
 

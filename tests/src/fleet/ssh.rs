@@ -30,7 +30,11 @@ const PROGRAMS: [(&str, &str); 6] = [
         "apt-get",
         "for file; do :; done\ncp \"$file\" HERE/package; echo 9.9.9-1 >HERE/installed",
     ),
-    ("canasta-agent", "cat HERE/status 2>/dev/null"),
+    (
+        "canasta-agent",
+        "case $1 in\njoin) printf '%s %s' \"$3\" \"$(cat \"$5\")\" >HERE/rejoin; echo x >HERE/restart; read -r _ <HERE/restarted ;;\n\
+         *) cat HERE/status 2>/dev/null ;;\nesac",
+    ),
     ("journalctl", "cat HERE/journal 2>/dev/null"),
 ];
 
@@ -68,7 +72,7 @@ impl Ssh {
         ssh.program(
             "systemctl",
             &format!(
-                "stat -c '%a %U' {} >HERE/mode\necho x >HERE/restart; read -r _ <HERE/restarted",
+                "[ $1 = restart ] || exit 0\nstat -c '%a %U' {} >HERE/mode\necho x >HERE/restart; read -r _ <HERE/restarted",
                 join.display()
             ),
         );
@@ -117,11 +121,33 @@ impl Ssh {
     /// # Panics
     /// When it is not told to, or does not join.
     pub async fn restart(&self, node: &mut Node) {
-        let (told, restarted) = (self.path("restart"), self.path("restarted"));
-        let told = elsewhere(move || std::fs::read(told));
-        within("the agent to be restarted", told).await;
+        self.told("the agent to be restarted").await;
         node.crash().await;
         node.restart().await;
+        self.joined(node).await;
+    }
+
+    /// Does once what `canasta-agent join` does on a node that has joined before.
+    ///
+    /// # Panics
+    /// When it is not called, or does not join.
+    pub async fn rejoin(&self, node: &Node) {
+        self.told("the agent to be told to join again").await;
+        let asked = String::from_utf8(self.file("rejoin")).expect("text");
+        let (controller, token) = asked.split_once(' ').expect("an address and a token");
+        let controller = controller.parse().expect("an address");
+        node.join(controller, token).await.expect("it joins again");
+        self.joined(node).await;
+    }
+
+    async fn told(&self, what: &str) {
+        let told = self.path("restart");
+        within(what, elsewhere(move || std::fs::read(told))).await;
+    }
+
+    /// The session goes on when the node has joined.
+    async fn joined(&self, node: &Node) {
+        let restarted = self.path("restarted");
         let State::Joined { fleet_id, name, .. } = node.until_joined().await else {
             panic!("it has not joined");
         };

@@ -227,6 +227,13 @@ fn node_fields() -> Vec<Field> {
                 ..Default::default()
             }
         }),
+        field!("UninstallK3s.discard", clusters.uninstall_k3s, |path| {
+            pb::UninstallK3sRequest {
+                host: "n1".to_owned(),
+                discard: vec![path],
+                ..Default::default()
+            }
+        }),
         field!("ForgetCluster.name", clusters.forget_cluster, |name| {
             pb::ForgetClusterRequest { name }
         }),

@@ -117,6 +117,93 @@ async fn a_host_is_brought_in_within_one_session_and_a_second_run_changes_nothin
 }
 
 #[tokio::test]
+async fn a_machine_whose_host_was_removed_joins_again_under_its_name() {
+    let mut scene = Scene::new().await;
+    scene.import().await;
+    let output = scene.add_joining(&[]).await;
+    assert_eq!(output.code, 0, "{output:?}");
+    let output = scene.cli.run(&["host", "remove", "w3"]).await;
+    assert_eq!(output.code, 0, "{output:?}");
+
+    let address = scene.node.advertise.to_string();
+    let there = ["--address", address.as_str()];
+    let again = scene.add(&there);
+    let ((), output) = tokio::join!(scene.ssh.rejoin(&scene.node), again);
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(
+        output.stdout.contains("connected") && output.stderr.contains("it joins again"),
+        "{output:?}"
+    );
+    for text in [&output.stdout, &output.stderr] {
+        assert!(!text.contains("canasta-join."), "{text}");
+    }
+    let output = scene.cli.run(&["host", "remove", "w3"]).await;
+    assert_eq!(output.code, 0, "{output:?}");
+
+    scene.ssh.program(
+        "canasta-agent",
+        "if [ $1 = status ]; then cat HERE/status; else echo \"error: no way\" >&2; exit 1; fi",
+    );
+    let output = scene.add(&there).await;
+    assert_eq!(output.code, 1, "{output:?}");
+    for part in ["join again", "error: no way", "`canasta host token w3`"] {
+        assert!(output.stderr.contains(part), "no {part:?}: {output:?}");
+    }
+}
+
+#[tokio::test]
+async fn another_machine_does_not_take_the_place_of_a_host_by_its_name() {
+    let mut scene = Scene::new().await;
+    scene.import().await;
+    let output = scene.add_joining(&[]).await;
+    assert_eq!(output.code, 0, "{output:?}");
+    let output = scene
+        .add(&["--package", scene.package("amd64").to_str().unwrap()])
+        .await;
+    assert_eq!(output.code, 0, "{output:?}");
+    for part in [
+        "root@w3.example.org was not looked at",
+        "no package was installed",
+    ] {
+        assert!(output.stderr.contains(part), "no {part:?}: {output:?}");
+    }
+
+    scene.node.crash().await;
+    let admin = scene.fleet.admin().await;
+    let away = async || {
+        let host = admin.host("w3", false).await.ok()?;
+        (host.state() == pb::HostState::Unreachable).then_some(())
+    };
+    scene.fleet.until("the host to be unreachable", away).await;
+    // A machine on which no agent has joined.
+    scene.ssh.write("status", "");
+    let output = scene.add(&[]).await;
+    assert_eq!(output.code, 1, "{output:?}");
+    for part in ["may be another machine", "canasta host token w3"] {
+        assert!(output.stderr.contains(part), "no {part:?}: {output:?}");
+    }
+    let before = admin.host("w3", false).await.unwrap();
+    assert_eq!(before.state(), pb::HostState::Unreachable);
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_start_is_told_and_leaves_no_token() {
+    let scene = Scene::new().await;
+    scene.import().await;
+    scene.ssh.program(
+        "systemctl",
+        "[ $1 = restart ] || exit 0\necho 'Unit canasta-agent.service is masked.' >&2; exit 1",
+    );
+    let output = scene.add(&[]).await;
+    assert_eq!(output.code, 1, "{output:?}");
+    for part in ["is masked", "does not start", "`canasta host token w3`"] {
+        assert!(output.stderr.contains(part), "no {part:?}: {output:?}");
+    }
+    let join = scene.node.host.directory().join("etc/canasta/join.toml");
+    assert!(!join.exists(), "the token lies on");
+}
+
+#[tokio::test]
 async fn after_a_join_that_failed_the_way_on_is_told_and_a_second_run_goes_it() {
     let mut scene = Scene::new().await;
     scene.import().await;

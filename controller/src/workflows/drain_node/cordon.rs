@@ -37,6 +37,7 @@ impl Cordoned {
             kind: DebtKind::Uncordon,
             node_name: &self.node_name,
             host: &self.host,
+            machine: "",
             operation: &self.operation,
             last_error: "",
         };

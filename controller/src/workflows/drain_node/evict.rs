@@ -79,7 +79,7 @@ struct Round {
     evicted: usize,
     /// What keeps each pod that is left.
     left: BTreeMap<String, String>,
-    /// When each pod that a budget kept is tried again.
+    /// When each pod whose eviction was refused is tried again.
     again: BTreeMap<String, Instant>,
     version: Option<String>,
 }
@@ -94,10 +94,12 @@ impl Eviction {
         }
         let mut pods = api.evictees(&self.node_name).await?;
         pods.retain(|pod| self.until_gone || !pod.ending);
-        round.left.clear();
+        let before = std::mem::take(&mut round.left);
         for pod in &pods {
-            let why = self.one(&api, pod, round).await?;
-            round.left.insert(pod.to_string(), why);
+            let name = pod.to_string();
+            let known = before.get(&name).map(String::as_str);
+            let why = self.one(&api, pod, round, known).await?;
+            round.left.insert(name, why);
         }
         if let Some((pod, why)) = round.left.first_key_value() {
             let message = format!("{} pods are left; {pod}: {why}", pods.len());
@@ -114,12 +116,13 @@ impl Eviction {
         Ok(pods.len())
     }
 
-    /// Evicts a pod when it is due, and tells what keeps it.
+    /// Evicts a pod when it is due, and tells what keeps it; `known` is what did when it was tried last.
     async fn one(
         &self,
         api: &ClusterApi,
         pod: &Evictee,
         round: &mut Round,
+        known: Option<&str>,
     ) -> Result<String, NodeError> {
         let name = pod.to_string();
         if pod.ending {
@@ -127,8 +130,7 @@ impl Eviction {
         }
         let now = Instant::now();
         if round.again.get(&name).is_some_and(|again| now < *again) {
-            let why = round.left.get(&name).cloned();
-            return Ok(why.unwrap_or_else(|| "its disruption budget keeps it for now".to_owned()));
+            return Ok(known.unwrap_or("its eviction was refused").to_owned());
         }
         let version = round.version.clone().unwrap_or_default();
         match api.evict(pod, &version).await? {

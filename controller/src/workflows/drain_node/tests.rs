@@ -131,6 +131,69 @@ async fn a_budget_is_heeded_and_named_and_the_cordon_taken_back() {
 }
 
 #[tokio::test]
+async fn what_keeps_a_pod_is_named_also_when_it_was_not_tried_in_the_last_look() {
+    let mut lab = Lab::new().await;
+    lab.context.timings.evict_again = Duration::from_mins(10);
+    lab.joined().await;
+    let path = put(&lab, "web", "ReplicaSet");
+    lab.api.keep_pod(&path, "the budget");
+    let mut request = asked();
+    request.timeout_seconds = 1;
+    let (id, _) = drain(&lab.context, &lab.operations, &request, "user anna")
+        .await
+        .expect("started");
+    let error = lab.ended(&id).await.error.expect("failed");
+    assert_eq!(error.causes, ["pod n/web: the budget"]);
+    let tries = |change: &&String| change.ends_with("/eviction");
+    assert_eq!(lab.api.changes().iter().filter(tries).count(), 1);
+}
+
+#[tokio::test]
+async fn a_pod_whose_eviction_is_an_error_keeps_no_other_pod() {
+    let lab = Lab::new().await;
+    lab.joined().await;
+    let refused = put(&lab, "a", "ReplicaSet");
+    let leaves = put(&lab, "b", "ReplicaSet");
+    lab.api.refuse_eviction(&refused, 500, "has two budgets");
+    let mut request = asked();
+    request.timeout_seconds = 1;
+    let (id, _) = drain(&lab.context, &lab.operations, &request, "user anna")
+        .await
+        .expect("started");
+    let error = lab.ended(&id).await.error.expect("failed");
+    assert_eq!(error.reason, "DRAIN_BLOCKED");
+    assert_eq!(
+        error.causes,
+        ["pod n/a: the API answers 500: has two budgets"]
+    );
+    assert_eq!(lab.api.get(&leaves), None);
+}
+
+#[tokio::test]
+async fn a_node_that_is_no_host_is_drained_by_one_operation_at_a_time() {
+    let lab = Lab::new().await;
+    let (path, object) = pod("web", "guest", "ReplicaSet");
+    lab.api.put(&path, object);
+    lab.api.keep_pod(&path, "never");
+    let guest = crate::clusters::fake::node("guest", "machine-g", "boot-g", "True");
+    lab.api.put("/api/v1/nodes/guest", guest);
+    let request = pb::DrainNodeRequest {
+        node: "guest".to_owned(),
+        timeout_seconds: 600,
+        ..pb::DrainNodeRequest::default()
+    };
+    let begin = || drain(&lab.context, &lab.operations, &request, "user anna");
+    let (id, _) = begin().await.expect("started");
+    let busy = begin().await.expect_err("the first holds it");
+    assert!(
+        busy.to_string().contains("node guest of cluster c"),
+        "{busy}"
+    );
+    lab.operations.cancel(&id).await.expect("running");
+    lab.ended(&id).await;
+}
+
+#[tokio::test]
 async fn a_budget_that_yields_in_time_lets_the_drain_end() {
     let lab = Lab::new().await;
     lab.joined().await;
@@ -156,6 +219,7 @@ async fn a_drain_that_is_cancelled_takes_its_cordon_back() {
     let (id, _) = drain(&lab.context, &lab.operations, &request, "user anna")
         .await
         .expect("started");
+    lab.comes_to(|| cordoned(&lab).0).await;
     lab.operations.cancel(&id).await.expect("running");
     assert_eq!(lab.ended(&id).await.state(), pb::OperationState::Cancelled);
     // Cancelled between two steps, nothing but its debt knows of the cordon.
@@ -205,6 +269,7 @@ async fn a_cordon_of_an_operation_that_is_gone_is_taken_back_once_the_api_answer
         .expect("asked");
     let store = &lab.context.store;
     let debt = NewDebt {
+        machine: "",
         cluster: "c",
         kind: DebtKind::Uncordon,
         node_name: "w1",
@@ -265,6 +330,7 @@ async fn a_debt_that_another_operation_took_over_is_not_settled_by_the_first() {
     let lab = Lab::new().await;
     let store = &lab.context.store;
     let debt = NewDebt {
+        machine: "",
         cluster: "c",
         kind: DebtKind::Uncordon,
         node_name: "w1",
@@ -275,6 +341,7 @@ async fn a_debt_that_another_operation_took_over_is_not_settled_by_the_first() {
     store.put_debt(&debt).await.expect("stored");
     let first = store.due_debts().await.expect("read").remove(0);
     let second = NewDebt {
+        machine: "",
         operation: "second",
         ..debt
     };
@@ -295,6 +362,7 @@ async fn what_an_earlier_operation_left_is_taken_over_and_taken_back() {
         .await
         .expect("asked");
     let debt = NewDebt {
+        machine: "",
         cluster: "c",
         kind: DebtKind::Uncordon,
         node_name: "w1",

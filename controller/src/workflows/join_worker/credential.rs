@@ -10,9 +10,11 @@ use canasta_steps::{Done, Reporter, Step, StepError};
 
 use super::steps::Shared;
 use crate::clusters::nodes::identity;
-use crate::clusters::ready_condition;
+use crate::clusters::{ready_condition, token_mark};
 use crate::operations::agent::AgentTask;
+use crate::store::debts::{DebtKind, NewDebt};
 use crate::workflows::ask::{ask, facts};
+use crate::workflows::record::database_failed;
 
 /// How long a bootstrap token is good, in seconds.
 const LIFE: u32 = 600;
@@ -26,9 +28,8 @@ const MAKE: Duration = Duration::from_mins(1);
 const FILE_MISSING: &str = "FILE_MISSING";
 
 impl Shared {
-    /// What the descriptions of all bootstrap tokens of this host begin with.
     fn mark(&self) -> String {
-        format!("canasta join {} ", self.host())
+        token_mark(self.host().as_str())
     }
 
     async fn make(&self, life: u32) -> Result<pb::CreateJoinCredentialResponse, StepError> {
@@ -54,12 +55,38 @@ impl Shared {
 
     async fn delete_tokens(&self) -> Result<usize, StepError> {
         let api = self.api().await?;
-        Ok(api.delete_bootstrap_tokens(&self.mark()).await?)
+        let deleted = api.delete_bootstrap_tokens(&self.mark()).await?;
+        let store = &self.context.store;
+        let owed = store.debt(
+            &self.planned.cluster,
+            DebtKind::DeleteTokens,
+            self.host().as_str(),
+        );
+        if let Some(owed) = owed.await.map_err(database_failed)? {
+            store.settle_debt(&owed).await.map_err(database_failed)?;
+        }
+        Ok(deleted)
+    }
+
+    /// Tokens are owed before there is one: whatever ends this operation, they are deleted after it.
+    async fn owe_tokens(&self) -> Result<(), StepError> {
+        let debt = NewDebt {
+            cluster: &self.planned.cluster,
+            kind: DebtKind::DeleteTokens,
+            node_name: self.host().as_str(),
+            host: self.host().as_str(),
+            machine: "",
+            operation: &self.operation,
+            last_error: "",
+        };
+        let owed = self.context.store.put_debt(&debt).await;
+        owed.map_err(database_failed)
     }
 
     /// Makes a credential and has the worker keep it. Tokens that an earlier run left are deleted first.
     pub(super) async fn bring(&self) -> Result<JoinCredentialKind, StepError> {
         self.delete_tokens().await?;
+        self.owe_tokens().await?;
         match self.make_and_store().await {
             // The step that fails is not undone itself.
             Err(error) => Err(match self.delete_tokens().await {
@@ -180,7 +207,7 @@ impl Step for DeleteTokens {
             Ok(count) => Ok(Done::changed(format!("{count} deleted"))),
             // It ends by itself, so the join is as good as done.
             Err(error) => Ok(Done::warning(format!(
-                "{error}; a bootstrap token ends by itself {} minutes after it was made",
+                "{error}; the controller deletes it once the API answers, and it ends by itself {} minutes after it was made",
                 LIFE / 60
             ))),
         }

@@ -18,6 +18,7 @@ use crate::clusters::fake::{node, secret};
 use crate::clusters::{CONTROL_PLANE, WORKER};
 use crate::operations::Workflow as _;
 use crate::operations::probes::EachTwice;
+use crate::store::debts::DebtKind;
 use crate::workflows::Refusal;
 use crate::workflows::bench::{Lab, VERSION, cluster, facts, member, outcomes, running};
 
@@ -179,6 +180,25 @@ async fn a_credential_that_can_not_be_kept_leaves_no_token() {
     let (brought, ()) = tokio::join!(shared.bring(), made);
     brought.expect_err("the host is away");
     assert_eq!(lab.api.get(&path), None);
+}
+
+#[tokio::test]
+async fn a_join_that_ended_in_whatever_way_leaves_no_token() {
+    let lab = Lab::new().await;
+    let shared = Shared {
+        context: lab.context.clone(),
+        planned: planned(&target(&lab).await, &fresh()).expect("fit"),
+        operation: "0190".to_owned(),
+    };
+    shared.bring().await.expect("kept");
+    // The controller is killed here, and the join is cancelled.
+    let (path, token) = secret("bootstrap-token-w1", TOKEN, "canasta join w1 0190");
+    lab.api.put(&path, token);
+    let owed = lab.context.store.due_debts().await.expect("read");
+    assert_eq!(owed[0].kind, DebtKind::DeleteTokens);
+    assert_eq!(lab.context.clusters.pay().await.expect("read"), []);
+    assert_eq!(lab.api.get(&path), None);
+    assert_eq!(lab.context.store.due_debts().await.expect("read"), []);
 }
 
 #[tokio::test]

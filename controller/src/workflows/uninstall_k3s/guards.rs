@@ -60,7 +60,10 @@ pub(super) fn judge(known: &Known, force: bool, discard: &[String]) -> Judged {
         judged.findings.push(finding(
             "DATA_APPEARED",
             &data.path,
-            format!("{} was not there when the uninstall was forced", data.path),
+            format!(
+                "{} is not among what the uninstall may destroy: it was not there, or not told, when that was decided",
+                data.path
+            ),
             "look at it; run the command again to see all that would be destroyed",
         ));
     }

@@ -14,12 +14,16 @@ use crate::clusters::nodes::{hostname_label, identity};
 use crate::clusters::volumes::{PinnedVolume, pinned};
 use crate::clusters::{CONTROL_PLANE, ClusterApi, NodeError, shown};
 use crate::fleet::FleetError;
+use crate::operations::stamp;
 use crate::store::Store;
 use crate::store::clusters::NodeRow;
 use crate::workflows::{Context, Error};
 
 /// How many operations of a host are looked at for the newest that has ended.
 const RECENT: u32 = 5;
+
+/// After how many seconds the answer of a cluster is too old to go by.
+const LONG_AGO: i64 = 60 * 60;
 
 /// How long an agent may take to count what lies on its disk.
 const LOOK: Duration = Duration::from_mins(1);
@@ -32,6 +36,8 @@ pub(super) struct Known {
     pub(super) node: Option<NodeRow>,
     /// True when its Node was never seen Ready.
     pub(super) never_ready: bool,
+    /// The id of its machine; empty for a host that is no node.
+    pub(super) machine: String,
     /// The workers of its cluster, when it is the control plane: host and name of the Node.
     pub(super) workers: Vec<(String, String)>,
     pub(super) cluster: Asked,
@@ -97,7 +103,9 @@ pub(super) async fn gather(context: &Context, host: &HostName) -> Result<Known, 
         }
     }
     let facts = context.fleet.refresh(host).await?;
-    match ask(context, &node, &facts.machine_id).await {
+    known.machine = facts.machine_id;
+    let k3s = facts.k3s.unwrap_or_default();
+    match ask(context, &node, &known.machine).await {
         Ok((answer, registered)) => {
             // A join that ended before its Node was Ready is not marked, and the Node may have got pods since.
             known.never_ready &= !registered;
@@ -105,15 +113,15 @@ pub(super) async fn gather(context: &Context, host: &HostName) -> Result<Known, 
         }
         Err(_)
             if known.inspected.stored.is_empty()
-                && (never_ready || was_asked(store, host).await?) => {}
+                && (never_ready || was_asked(store, host, &k3s).await?) => {}
         Err(error) => known.cluster = Asked::Failed(shown(&error)),
     }
     Ok(known)
 }
 
-/// Whether an uninstall before this one had the cluster's answer and came as far as stopping k3s, so that nothing was placed on
-/// the host since. On a control plane nobody is left to be asked then. A forced one may have had no answer.
-async fn was_asked(store: &Store, host: &HostName) -> Result<bool, Error> {
+/// Whether an uninstall a while ago had the cluster's answer and came as far as stopping k3s, which was not started since: so
+/// nothing was placed on the host. On a control plane nobody is left to be asked then. A forced one may have had no answer.
+async fn was_asked(store: &Store, host: &HostName, k3s: &pb::K3sFacts) -> Result<bool, Error> {
     let running = [OperationState::Running, OperationState::Cancelling];
     let recent = store.operations(RECENT, host.as_str()).await?;
     let last = recent
@@ -122,12 +130,16 @@ async fn was_asked(store: &Store, host: &HostName) -> Result<bool, Error> {
     let Some(last) = last.filter(|operation| operation.kind == KIND) else {
         return Ok(false);
     };
-    let begun = |step: &pb::Step| {
-        step.id == STOP_SERVICE && !matches!(step.state(), StepState::Pending | StepState::NotRun)
+    let stopped = |step: &pb::Step| {
+        let was_run = !matches!(step.state(), StepState::Pending | StepState::NotRun);
+        let started = step.started_at.map_or(i64::MAX, |at| at.seconds);
+        let is_recent = stamp::now().seconds - started < LONG_AGO;
+        let runs_again = k3s.unit_started_at.is_some_and(|at| at.seconds >= started);
+        step.id == STOP_SERVICE && was_run && is_recent && !runs_again
     };
     let request = store.request_of(&last.id).await?.unwrap_or_default();
     let answered = serde_json::from_str(&request).is_ok_and(|planned: Planned| !planned.force);
-    Ok(answered && last.steps.iter().any(begun))
+    Ok(answered && last.steps.iter().any(stopped))
 }
 
 async fn inspect(

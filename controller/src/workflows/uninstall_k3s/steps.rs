@@ -11,6 +11,7 @@ use canasta_steps::{Done, Plan, Reporter, Step, StepError, StepInfo};
 use super::guards::judge;
 use super::{Planned, known, plan, refused};
 use crate::clusters::NodeError;
+use crate::clusters::nodes::is_anothers;
 use crate::operations::agent::AgentTask;
 use crate::store::debts::{DebtKind, NewDebt};
 use crate::workflows::Context;
@@ -50,19 +51,59 @@ struct Shared {
 }
 
 impl Shared {
-    /// Why nothing is asked of the cluster about the node's pods; none when it is.
-    fn no_drain(&self) -> Option<&'static str> {
+    /// Why nothing is asked of the cluster about the node's pods; none when it is. A node that was not Ready when this was
+    /// planned may be by now, and one of its name may be another machine.
+    async fn no_drain(&self) -> Option<String> {
         let planned = &self.planned;
         if planned.cluster.is_empty() {
-            Some("the host belongs to no cluster")
-        } else if planned.is_control_plane() {
-            Some("the cluster ends with its control plane: its pods have nowhere to go")
-        } else if planned.never_ready {
-            Some("the node was never Ready, so no pod is on it")
-        } else {
-            None
+            return Some("the host belongs to no cluster".to_owned());
+        }
+        if planned.is_control_plane() {
+            let why = "the cluster ends with its control plane: its pods have nowhere to go";
+            return Some(why.to_owned());
+        }
+        match self.own_node().await {
+            Ok(Some(Own::Another)) => Some(self.stays()),
+            Ok(Some(Own::Yes(_))) => None,
+            // Whoever asks next says that there is no such node, or no API.
+            Ok(None) | Err(_) => planned
+                .never_ready
+                .then(|| "the node was never Ready, so no pod is on it".to_owned()),
         }
     }
+
+    /// The Node of this name; none when there is none.
+    async fn own_node(&self) -> Result<Option<Own>, NodeError> {
+        let Planned {
+            cluster,
+            node_name,
+            machine,
+            ..
+        } = &self.planned;
+        let api = self.context.clusters.api_of(cluster).await?;
+        Ok(api.node(node_name).await?.map(|node| {
+            if is_anothers(&node, machine) {
+                Own::Another
+            } else {
+                Own::Yes(node.metadata.uid)
+            }
+        }))
+    }
+
+    fn stays(&self) -> String {
+        let Planned {
+            cluster, node_name, ..
+        } = &self.planned;
+        format!("node {node_name} of cluster {cluster} is another machine's by now, and stays")
+    }
+}
+
+/// Whose a Node is.
+enum Own {
+    /// This host's, or one that tells no machine, with its uid.
+    Yes(Option<String>),
+    /// Another machine has the name.
+    Another,
 }
 
 /// The list of steps.
@@ -142,7 +183,7 @@ struct Cordon(Arc<Shared>);
 #[async_trait]
 impl Step for Cordon {
     async fn run(&self, _: &Reporter) -> Result<Done, StepError> {
-        if let Some(reason) = self.0.no_drain() {
+        if let Some(reason) = self.0.no_drain().await {
             return Ok(Done::skipped(reason));
         }
         match self.0.cordoned.set().await {
@@ -194,7 +235,33 @@ impl Step for Check {
     }
 }
 
+/// What came of deleting a Node and its password.
+enum Deleted {
+    Node,
+    Nothing,
+    Anothers,
+}
+
 impl Shared {
+    async fn delete_node(&self) -> Result<Deleted, NodeError> {
+        let Planned {
+            cluster, node_name, ..
+        } = &self.planned;
+        let own = self.own_node().await?;
+        let api = self.context.clusters.api_of(cluster).await?;
+        let node = match own {
+            Some(Own::Another) => return Ok(Deleted::Anothers),
+            Some(Own::Yes(uid)) => api.delete_node_of(node_name, uid.as_deref()).await?,
+            None => false,
+        };
+        let password = api.delete_password(node_name).await?;
+        Ok(if node || password {
+            Deleted::Node
+        } else {
+            Deleted::Nothing
+        })
+    }
+
     /// The error, once the cordon is taken back; what fails of that is owed.
     async fn taken_back(&self, error: StepError) -> StepError {
         match self.cordoned.take_back().await {
@@ -212,7 +279,7 @@ struct Drain(Arc<Shared>);
 #[async_trait]
 impl Step for Drain {
     async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
-        if let Some(reason) = self.0.no_drain() {
+        if let Some(reason) = self.0.no_drain().await {
             return Ok(Done::skipped(reason));
         }
         let Shared {
@@ -311,16 +378,10 @@ impl Step for DeleteNode {
             return Ok(Done::skipped("the API went with it"));
         }
         let node = planned.node_name.as_str();
-        let deleted = async {
-            let api = context.clusters.api_of(&planned.cluster).await?;
-            Ok::<_, NodeError>((
-                api.delete_node(node).await?,
-                api.delete_password(node).await?,
-            ))
-        };
-        match deleted.await {
-            Ok((false, false)) => Ok(Done::unchanged(format!("the cluster has no node {node}"))),
-            Ok(_) => Ok(Done::changed(format!(
+        match self.0.delete_node().await {
+            Ok(Deleted::Nothing) => Ok(Done::unchanged(format!("the cluster has no node {node}"))),
+            Ok(Deleted::Anothers) => Ok(Done::unchanged(self.0.stays())),
+            Ok(Deleted::Node) => Ok(Done::changed(format!(
                 "node {node} and its password are deleted"
             ))),
             Err(error) => {
@@ -330,6 +391,7 @@ impl Step for DeleteNode {
                     kind: DebtKind::DeleteNode,
                     node_name: node,
                     host: planned.host.as_str(),
+                    machine: &planned.machine,
                     operation: &cordoned.operation,
                     last_error: &why,
                 };

@@ -182,6 +182,7 @@ fn asked(host: &str, force: bool) -> pb::UninstallK3sRequest {
         host: host.to_owned(),
         force,
         dry_run: false,
+        discard: Vec::new(),
     }
 }
 
@@ -286,7 +287,12 @@ async fn by_force_a_dead_api_is_gone_past_and_what_is_left_is_owed_and_paid() {
     lab.joined().await;
     inspects(&lab, |inspected| inspected.stored.push(data("/s/pvc-1")));
     lab.bench.link.cut();
-    let (id, plan) = begun(&lab, asked("w1", true)).await.expect("forced");
+    let mut request = asked("w1", true);
+    let untold = begun(&lab, request.clone()).await.expect_err("not told");
+    assert!(untold.to_string().contains("DATA_APPEARED"), "{untold}");
+    request.discard = vec!["/s/pvc-1".to_owned(), "/s/pvc-gone".to_owned()];
+    let (id, plan) = begun(&lab, request).await.expect("forced");
+    assert_eq!(plan.discard, ["/s/pvc-1"]);
     assert_eq!(plan.losses.len(), 2, "{:?}", plan.losses);
     let operation = lab.ended(&id).await;
     assert_eq!(
@@ -326,6 +332,7 @@ async fn the_node_of_a_host_that_joined_again_is_not_deleted_for_an_old_debt() {
     lab.joined().await;
     let store = &lab.context.store;
     let debt = NewDebt {
+        machine: "",
         cluster: "c",
         kind: DebtKind::DeleteNode,
         node_name: "w1",
@@ -340,6 +347,46 @@ async fn the_node_of_a_host_that_joined_again_is_not_deleted_for_an_old_debt() {
     later.expect_err("another node");
     assert!(lab.api.get("/api/v1/nodes/w1").is_some());
     store.forget_node("w1").await.expect("forgotten");
+    assert_eq!(lab.context.clusters.pay().await.expect("read"), []);
+    assert_eq!(lab.api.get("/api/v1/nodes/w1"), None);
+}
+
+#[tokio::test]
+async fn a_machine_that_has_taken_the_name_keeps_its_node_and_pods() {
+    let lab = Lab::new().await;
+    lab.joined().await;
+    inspects(&lab, |_| {});
+    let another = || crate::clusters::fake::node("w1", "machine-x", "boot-x", "True");
+    lab.api.put("/api/v1/nodes/w1", another());
+    let (web, object) = pod("web", "w1", "ReplicaSet");
+    lab.api.put(&web, object);
+    let (id, _) = begun(&lab, asked("w1", false)).await.expect("started");
+    let operation = lab.ended(&id).await;
+    assert_eq!(operation.state(), pb::OperationState::Succeeded);
+    let steps = outcomes(&operation);
+    let outcome = |wanted: &str| steps.iter().find(|(id, _)| id == wanted).expect("a step").1;
+    assert_eq!(outcome("cordon"), pb::StepOutcome::Skipped);
+    assert_eq!(outcome("delete-node"), pb::StepOutcome::Unchanged);
+    assert!(lab.api.get(&web).is_some());
+    assert_eq!(lab.api.changes(), [""; 0]);
+
+    // Nor does a debt of the machine before delete it.
+    let debt = NewDebt {
+        machine: "machine-w1",
+        cluster: "c",
+        kind: DebtKind::DeleteNode,
+        node_name: "w1",
+        host: "w1",
+        operation: "gone",
+        last_error: "",
+    };
+    lab.context.store.put_debt(&debt).await.expect("stored");
+    assert_eq!(lab.context.clusters.pay().await.expect("read"), []);
+    assert!(lab.api.get("/api/v1/nodes/w1").is_some());
+    // One that is left of an earlier life of the machine is not Ready.
+    let earlier = crate::clusters::fake::node("w1", "machine-x", "boot-x", "Unknown");
+    lab.api.put("/api/v1/nodes/w1", earlier);
+    lab.context.store.put_debt(&debt).await.expect("stored");
     assert_eq!(lab.context.clusters.pay().await.expect("read"), []);
     assert_eq!(lab.api.get("/api/v1/nodes/w1"), None);
 }

@@ -102,6 +102,63 @@ fn ready_of(fleet: &Fleet, cluster: &str) -> Vec<(String, Value)> {
         .collect()
 }
 
+/// A person's kubectl on some machine, with the kubeconfig that the controller gives.
+fn assert_kubeconfig_works(fleet: &Fleet, control_plane: &str, elsewhere: &str) {
+    let config = fleet
+        .canasta(&["kubeconfig", "get", "--cluster", control_plane])
+        .ok();
+    assert!(!config.contains("127.0.0.1"), "an address of one machine");
+    let keep = ["sh", "-c", "umask 077; cat >/root/kubeconfig"];
+    fleet
+        .run_with_input(elsewhere, &keep, config.as_bytes())
+        .ok();
+    let list = [
+        "env",
+        "KUBECONFIG=/root/kubeconfig",
+        "k3s",
+        "kubectl",
+        "get",
+        "nodes",
+    ];
+    let listed = fleet.run(elsewhere, &list).ok();
+    assert!(listed.contains(control_plane), "{listed}");
+
+    let merge = [
+        "kubeconfig",
+        "merge",
+        "--cluster",
+        control_plane,
+        "--file",
+        "/root/config",
+    ];
+    fleet.canasta(&merge).ok();
+    fleet.canasta(&merge).ok();
+    let merged = fleet.run("ctl", &["cat", "/root/config"]).ok();
+    assert_eq!(
+        merged.matches("client-key-data").count(),
+        1,
+        "its own entry, once"
+    );
+    let mode = fleet.run("ctl", &["stat", "-c", "%a", "/root/config"]).ok();
+    assert_eq!(mode.trim(), "600");
+}
+
+/// A node takes no new pods, and takes them again, as a person says.
+fn assert_cordons(fleet: &Fleet, node: &str) {
+    let row = || {
+        let nodes = fleet.asked(&["node", "list"]);
+        let nodes = nodes["nodes"].as_array().expect("nodes").clone();
+        let found = nodes.into_iter().find(|found| found["name"] == node);
+        found.expect("the node is listed")
+    };
+    for (verb, cordoned) in [("cordon", true), ("uncordon", false)] {
+        fleet.canasta(&["node", verb, node]).ok();
+        assert_eq!(row()["cordoned"], cordoned, "{verb}");
+        let again = fleet.canasta(&["node", verb, node]).said();
+        assert!(again.contains("already"), "{again}");
+    }
+}
+
 #[test]
 fn two_workers_join_one_leaves_and_comes_back_and_in_the_end_nothing_is_left() {
     let fleet = Fleet::up(&["farm", "farm1", "farm2"]);
@@ -120,6 +177,8 @@ fn two_workers_join_one_leaves_and_comes_back_and_in_the_end_nothing_is_left() {
         .into();
     assert_eq!(ready, all);
     assert_no_readable_credential(&fleet, "farm1");
+    assert_kubeconfig_works(&fleet, "farm", "farm2");
+    assert_cordons(&fleet, "farm2");
 
     let test = "two_workers_join_one_leaves_and_comes_back_and_in_the_end_nothing_is_left";
     if needs(test, &[images()]) {
