@@ -54,7 +54,8 @@ pub(crate) fn of(
 }
 
 /// A step of a machine that may be rebooted in the middle of it. What fails while the machine or the agent goes down has not
-/// failed: it comes to no end, so that it counts as interrupted at the next start and is run again.
+/// failed: it comes to no end, so that the next start of the agent tells it as interrupted. The agent doesn't run it again by
+/// itself; the controller does, once it hears of that.
 struct WhileUp {
     host: Host,
     stopping: CancellationToken,
@@ -62,32 +63,34 @@ struct WhileUp {
 }
 
 impl WhileUp {
-    async fn goes_down(&self) -> bool {
-        // Without an answer the machine counts as up: what failed is told.
-        self.stopping.is_cancelled()
-            || self
-                .host
-                .systemd
-                .system_state()
-                .await
-                .is_ok_and(|state| state == "stopping")
+    /// What goes down, in words; `None` where nothing does.
+    async fn going_down(&self) -> Option<&'static str> {
+        // A machine that goes down stops the agent too. Without an answer it counts as up: what failed is told.
+        let state = self.host.systemd.system_state().await;
+        if state.is_ok_and(|state| state == "stopping") {
+            return Some("the machine goes down");
+        }
+        let is_stopping = self.stopping.is_cancelled();
+        is_stopping.then_some("the agent is being stopped")
     }
 }
 
 #[async_trait::async_trait]
 impl Step for WhileUp {
     async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
-        match self.step.run(reporter).await {
-            Err(error) if self.goes_down().await => {
-                tracing::info!(
-                    reason = error.reason(),
-                    error = &error as &dyn std::error::Error,
-                    "a step failed while the machine goes down; it is run again at the next start"
-                );
-                std::future::pending().await
-            }
-            ended => ended,
-        }
+        let error = match self.step.run(reporter).await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        let Some(what) = self.going_down().await else {
+            return Err(error);
+        };
+        tracing::warn!(
+            reason = error.reason(),
+            error = &error as &dyn std::error::Error,
+            "a step failed while {what}; at the next start it is told as interrupted, and the controller runs it again"
+        );
+        std::future::pending().await
     }
 
     async fn undo(&self) -> Result<(), StepError> {
@@ -219,6 +222,21 @@ mod tests {
         let never = CancellationToken::new();
         let ended = runner.run(&plan, Resume::default(), &never).now_or_never();
         ended.is_some_and(|end| matches!(end, End::Failed(_)))
+    }
+
+    #[tokio::test]
+    async fn what_goes_down_is_told_apart() {
+        let (fake, stopping) = (FakeHost::new("cp1"), CancellationToken::new());
+        let step = WhileUp {
+            host: fake.host(),
+            stopping: stopping.clone(),
+            step: Box::new(Fails),
+        };
+        assert_eq!(step.going_down().await, None);
+        stopping.cancel();
+        assert_eq!(step.going_down().await, Some("the agent is being stopped"));
+        fake.systemd.set_system_state("stopping");
+        assert_eq!(step.going_down().await, Some("the machine goes down"));
     }
 
     #[tokio::test]

@@ -17,6 +17,8 @@ mod gone;
 mod injected;
 #[path = "fleet/install.rs"]
 mod install;
+#[path = "fleet/joins.rs"]
+mod joins;
 #[path = "fleet/names.rs"]
 mod names;
 #[path = "fleet/operators.rs"]

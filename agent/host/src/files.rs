@@ -74,7 +74,7 @@ pub enum FileError {
 }
 
 impl FileError {
-    fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Disk(DurableError::new(action, path, source))
     }
 }
@@ -349,7 +349,7 @@ fn mode_of(full: &Path) -> Result<Option<u32>, FileError> {
 }
 
 /// There is no such file: the name is missing, or something above it is a file.
-fn is_absence(error: &io::Error) -> bool {
+pub(crate) fn is_absence(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory

@@ -12,6 +12,7 @@ pub mod command;
 pub mod fake;
 pub mod files;
 pub mod journal;
+pub mod links;
 pub mod machine;
 pub mod mounts;
 pub mod network;

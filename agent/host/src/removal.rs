@@ -5,8 +5,10 @@
 //! what that program does. With the feature `fake`, `fake::FakeRemoval` does the same below the fake host's directory.
 //!
 //! A tree is never left across a mount: one that holds a mount anywhere is refused as a whole before anything is removed, and
-//! every directory is checked once more when it is opened. Symbolic links are removed and never followed.
+//! every directory is checked once more when it is opened. Symbolic links are removed and never followed. What must not be in a
+//! directory when the rest is removed is looked for here too ([`Order::HoldsOnly`]): the agent may see another directory there.
 
+use std::ffi::OsString;
 use std::fmt::Debug;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -15,15 +17,24 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::files::{FileError, Root};
+use crate::files::{FileError, Root, is_absence};
 use crate::mounts::{self, Mount};
 use crate::systemd::SystemdError;
 
 mod tree;
 pub mod unit;
+mod unmount;
 
 #[cfg(test)]
 mod tests;
+
+pub use unmount::unmount;
+
+/// What the words for an unmount and for a look into a directory begin with.
+const UNMOUNTING: &str = "unmounting";
+const LOOKING: &str = "looking into";
+/// How many names are told of a directory that holds what it should not.
+const MOST_UNEXPECTED: usize = 100;
 
 /// The work couldn't be had done.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +62,17 @@ pub enum RemovalError {
     },
 }
 
+impl RemovalError {
+    /// Whether it was killed at something that takes no time, an unmount or a look: then most likely a server doesn't answer. A
+    /// removal may just have had much to do.
+    pub fn waited_for_a_server(&self) -> bool {
+        let Self::TimedOut { doing, .. } = self else {
+            return false;
+        };
+        doing.starts_with(UNMOUNTING) || doing.starts_with(LOOKING)
+    }
+}
+
 /// A piece of work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -61,19 +83,29 @@ pub enum Order {
     Remove(PathBuf),
     /// Remove this directory if nothing is in it.
     RemoveEmpty(PathBuf),
+    /// Do what follows only if nothing but these names is in this directory, wherever links lead to it. One that isn't there
+    /// holds nothing; one that can't be read may hold anything.
+    HoldsOnly {
+        /// The directory.
+        directory: PathBuf,
+        /// Names that may be in it.
+        names: Vec<String>,
+    },
 }
 
 impl Order {
     fn path(&self) -> &Path {
         match self {
             Self::Unmount(path) | Self::Remove(path) | Self::RemoveEmpty(path) => path,
+            Self::HoldsOnly { directory, .. } => directory,
         }
     }
 
     fn in_words(&self) -> String {
         match self {
-            Self::Unmount(path) => format!("unmounting {}", path.display()),
+            Self::Unmount(path) => format!("{UNMOUNTING} {}", path.display()),
             Self::Remove(path) | Self::RemoveEmpty(path) => format!("removing {}", path.display()),
+            Self::HoldsOnly { directory, .. } => format!("{LOOKING} {}", directory.display()),
         }
     }
 }
@@ -96,12 +128,16 @@ pub struct Report {
     pub removed: u64,
     /// What is still there.
     pub left: Vec<Left>,
+    /// What lies in a directory that should hold nothing else; what was to follow was not begun.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unexpected: Vec<PathBuf>,
 }
 
 /// Takes away mounts and trees.
 #[async_trait]
 pub trait Removal: Send + Sync + Debug {
-    /// Does the orders one after the other, all of them also where one fails; what isn't there is done already.
+    /// Does the orders one after the other, all of them also where one fails; what isn't there is done already. Only a directory
+    /// that holds more than it should ([`Order::HoldsOnly`]) ends the work.
     async fn run(&self, orders: &[Order], limit: Duration) -> Result<Report, RemovalError>;
 }
 
@@ -115,6 +151,12 @@ pub fn perform(
     let mut report = Report::default();
     for order in orders {
         told(&order.in_words());
+        if let Order::HoldsOnly { directory, names } = order {
+            if !holds_only(root, directory, names, &mut report) {
+                return report;
+            }
+            continue;
+        }
         let path = order.path();
         if let Err(why) = check(path) {
             report.left.push(Left {
@@ -131,6 +173,7 @@ pub fn perform(
                     report.removed += 1;
                 }
             }
+            Order::HoldsOnly { .. } => {}
         }
     }
     report
@@ -148,6 +191,40 @@ fn check(path: &Path) -> Result<(), &'static str> {
         return Err("a directory of the system itself");
     }
     Ok(())
+}
+
+/// Whether a directory holds nothing but `names`; tells what else it holds, or why that can't be known.
+fn holds_only(root: &Root, directory: &Path, names: &[String], report: &mut Report) -> bool {
+    let others = match others(&root.path(directory), names) {
+        Ok(others) => others,
+        Err(error) if is_absence(&error) => return true,
+        Err(error) => {
+            report.left.push(Left {
+                path: directory.to_path_buf(),
+                why: format!("what lies in it can't be read, so nothing was removed: {error}"),
+            });
+            return false;
+        }
+    };
+    let unexpected = others.into_iter().map(|name| directory.join(name));
+    report.unexpected.extend(unexpected);
+    report.unexpected.is_empty()
+}
+
+/// The names in a directory that are not among `names`.
+fn others(directory: &Path, names: &[String]) -> io::Result<Vec<OsString>> {
+    let mut others = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        if !names.iter().any(|known| name == known.as_str()) {
+            others.push(name);
+        }
+        if others.len() == MOST_UNEXPECTED {
+            break;
+        }
+    }
+    others.sort();
+    Ok(others)
 }
 
 /// The mount table of PID 1, read now.
@@ -179,44 +256,38 @@ fn take_mount(
 }
 
 fn take_tree(root: &Root, path: &Path, report: &mut Report) {
-    match table(root) {
-        Ok(table) => {
-            let below = mounts::at_or_below(&table, path);
-            if !below.is_empty() {
-                // As a whole: half a tree around somebody's data helps nobody.
-                report.left.extend(below.into_iter().map(|mount| Left {
-                    path: mount.point.clone(),
-                    why: format!("{} is mounted there", mount.source),
-                }));
-                return;
-            }
-        }
-        Err(error) => {
-            report.left.push(Left {
-                path: path.to_path_buf(),
-                why: format!("the mount table can't be read: {error}"),
-            });
-            return;
-        }
+    match mounts_below(root, path) {
+        Ok(below) if below.is_empty() => tree::remove(root, path, report),
+        // As a whole: half a tree around somebody's data helps nobody.
+        Ok(below) => report.left.extend(below.into_iter().map(|mount| Left {
+            why: format!("{} is mounted there", mount.source),
+            path: mount.point,
+        })),
+        Err(error) => report.left.push(Left {
+            path: path.to_path_buf(),
+            why: format!("whether something is mounted there can't be told: {error}"),
+        }),
     }
-    tree::remove(root, path, report);
 }
 
-/// Unmounts in this namespace: at once, also where a server is dead; where something holds the mount, it goes when that lets go.
-///
-/// Force ends what waits for the server of a network file system. Others may take it for leave to lose what is not written yet.
-pub fn unmount(mount: &Mount) -> io::Result<()> {
-    use nix::errno::Errno;
-    use nix::mount::{MntFlags, umount2};
-    let flags = MntFlags::UMOUNT_NOFOLLOW;
-    let first = if mount.is_network() {
-        flags | MntFlags::MNT_FORCE
-    } else {
-        flags
+/// What is mounted at a path or below it. The table has the places that links lead to, so the path is followed there first; a
+/// link in its own last part is what goes, and isn't followed.
+fn mounts_below(root: &Root, path: &Path) -> io::Result<Vec<Mount>> {
+    let full = root.path(path);
+    let (Some(above), Some(name)) = (full.parent(), full.file_name()) else {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
     };
-    match umount2(&mount.point, first) {
-        Ok(()) => Ok(()),
-        Err(Errno::EBUSY) => Ok(umount2(&mount.point, flags | MntFlags::MNT_DETACH)?),
-        Err(errno) => Err(errno.into()),
-    }
+    let real = match above.canonicalize() {
+        Ok(above) => above.join(name),
+        Err(error) if is_absence(&error) => full.clone(),
+        Err(error) => return Err(error),
+    };
+    let base = root.path("/").canonicalize()?;
+    // What leads out of a directory that stands for `/` has no place in its table.
+    let real = real
+        .strip_prefix(&base)
+        .map_or_else(|_out| path.to_path_buf(), |rest| Path::new("/").join(rest));
+    let table = table(root)?;
+    let below = mounts::at_or_below(&table, &real);
+    Ok(below.into_iter().cloned().collect())
 }

@@ -22,6 +22,7 @@ mod data;
 mod files;
 mod guard;
 mod inspect;
+mod layout;
 mod mounts;
 mod network;
 mod processes;
@@ -55,7 +56,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            stop: Duration::from_secs(90),
+            // Longer than the 90 s after which systemd kills what doesn't end (`DefaultTimeoutStopSec=`): k3s's unit has no limit
+            // of its own, and one that is killed has stopped all the same.
+            stop: Duration::from_mins(2),
             end: Duration::from_secs(10),
             removal: Duration::from_mins(10),
         }
@@ -214,14 +217,24 @@ impl Work<'_> {
         self.guard().await
     }
 
-    /// Has orders done in the mount namespace of PID 1, all of which must succeed.
+    /// Has orders done in the mount namespace of PID 1.
+    async fn perform(&self, orders: &[Order]) -> Result<Report, StepError> {
+        let removal = &self.host.removal;
+        let done = removal.run(orders, self.limits.removal).await;
+        done.map_err(|error| removal_error(&error))
+    }
+
+    /// As [`Work::perform`]; all of them must succeed.
     async fn remove(&self, orders: &[Order], reason: &str) -> Result<Report, StepError> {
-        let report = self
-            .host
-            .removal
-            .run(orders, self.limits.removal)
-            .await
-            .map_err(|error| removal_error(&error))?;
+        let report = self.perform(orders).await?;
+        if let Some(first) = report.unexpected.first() {
+            let all: Vec<String> = report
+                .unexpected
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            return Err(guard::holds_data(&first.display().to_string(), &all));
+        }
         let Some(first) = report.left.first() else {
             return Ok(report);
         };
@@ -249,6 +262,9 @@ impl Work<'_> {
 fn removal_error(error: &RemovalError) -> StepError {
     let report = |reason| StepError::from_source(reason, error);
     match error {
+        RemovalError::TimedOut { .. } if !error.waited_for_a_server() => report("REMOVAL_TIMED_OUT").hint(
+            "it was not finished, and much is left to remove or the disk is slow (`iostat`, `dmesg`); run the command again: it goes on from here",
+        ),
         RemovalError::TimedOut { .. } => report("REMOVAL_TIMED_OUT").hint(
             "what it was at most likely waits for a server that is gone; bring that back or unmount it by hand (`umount -l PATH`), then run the command again",
         ),

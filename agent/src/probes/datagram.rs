@@ -15,8 +15,8 @@ const ETHERNET: [u8; 14] = [
 /// Length of the IPv4 header that is written.
 const IPV4: usize = 20;
 /// The protocol kept for experiments.
-const EXPERIMENT: u8 = 253;
-const UDP: u8 = 17;
+pub(super) const EXPERIMENT: u8 = 253;
+pub(super) const UDP: u8 = 17;
 /// Length of a UDP header.
 const UDP_HEADER: usize = 8;
 /// What a probe begins with.

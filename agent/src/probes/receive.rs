@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::datagram::{self, Seen};
+use super::datagram::{self, EXPERIMENT, Seen, UDP};
 use super::{Nonce, Port, Protocol};
 
 /// The largest packet that is looked at.
@@ -140,11 +140,11 @@ async fn packets(host: &Host) -> io::Result<Listener> {
         .iter()
         .any(|link| link.kind.as_deref() == Some("vxlan"));
     if has_overlay {
-        return Ok(Listener::Inner(Packets::open(Kind::Ipv4)?));
+        return Ok(Listener::Inner(Packets::open(Kind::Ipv4, EXPERIMENT)?));
     }
     Ok(Listener::Outer(vec![
-        Packets::open(Kind::Ipv4)?,
-        Packets::open(Kind::Ipv6)?,
+        Packets::open(Kind::Ipv4, UDP)?,
+        Packets::open(Kind::Ipv6, UDP)?,
     ]))
 }
 

@@ -62,7 +62,7 @@ impl Node {
         self.start_with(self.options()).await;
     }
 
-    /// Starts the agent anew, with a patience of its own with k3s's API.
+    /// Starts the agent anew, with a patience of its own with k3s's API, and a third of it with a server that is joined.
     ///
     /// # Panics
     /// When it can't start.
@@ -70,6 +70,7 @@ impl Node {
         self.crash().await;
         let mut options = self.options();
         options.timings.install.ready = ready;
+        options.timings.install.patience = ready / 3;
         self.start_with(options).await;
     }
 

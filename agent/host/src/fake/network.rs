@@ -59,7 +59,6 @@ impl FakeNetwork {
 impl Default for FakeNetwork {
     fn default() -> Self {
         let v4 = |a, b, c, d| std::net::Ipv4Addr::new(a, b, c, d);
-        let missing = || Ruleset::Missing("not installed".to_owned());
         let state = NetworkState {
             links: vec![
                 link(1, "lo", 65536, None),
@@ -85,15 +84,20 @@ impl Default for FakeNetwork {
                 source: None,
             }],
             rules: PacketRules {
-                iptables: missing(),
-                ip6tables: missing(),
-                nft: missing(),
+                iptables: not_installed(),
+                ip6tables: not_installed(),
+                nft: not_installed(),
             },
         };
         Self {
             state: Mutex::new(state),
         }
     }
+}
+
+/// A tool that isn't there, other than one that says no.
+fn not_installed() -> Ruleset {
+    Ruleset::Missing("not installed".to_owned())
 }
 
 fn link(index: u32, name: &str, mtu: u32, mac: Option<&str>) -> Link {
@@ -165,7 +169,7 @@ impl Network for FakeNetwork {
             rules,
         });
         tables
-            .filter(|tables| tables.rules.text().is_some())
+            .filter(|tables| tables.rules != not_installed())
             .collect()
     }
 

@@ -96,6 +96,70 @@ fn only_empty_directories_are_removed_as_empty() {
 }
 
 #[test]
+fn what_lies_where_nothing_should_ends_the_work_before_anything_goes() {
+    let (_directory, root) = machine(TABLE);
+    file(&root, "/home/rancher/storage/pvc-1/precious");
+    file(&root, "/var/lib/k/a");
+    symlink("../../home/rancher", root.path("/var/lib/rancher")).unwrap();
+    let place = "/var/lib/rancher/storage";
+    let orders = |names: &[&str]| {
+        let names = names.iter().map(|&name| name.to_owned()).collect();
+        let directory = place.into();
+        [
+            Order::HoldsOnly { directory, names },
+            Order::Remove("/var/lib/k".into()),
+        ]
+    };
+    for names in [&[][..], &["other"]] {
+        let report = run(&root, &orders(names));
+        let unexpected = [Path::new(place).join("pvc-1")];
+        assert_eq!((report.removed, report.unexpected), (0, unexpected.into()));
+        assert!(root.path("/var/lib/k/a").exists());
+    }
+    // A directory that can't be read may hold anything; this one is a link to itself.
+    symlink("loop", root.path("/home/loop")).unwrap();
+    let unreadable = Order::HoldsOnly {
+        directory: "/home/loop/x".into(),
+        names: Vec::new(),
+    };
+    let report = run(&root, &[unreadable, Order::Remove("/var/lib/k".into())]);
+    assert_eq!((report.removed, report.left.len()), (0, 1), "{report:?}");
+    assert_eq!(run(&root, &orders(&["pvc-1"])).removed, 2);
+    assert_eq!(run(&root, &orders(&[])[..1]).left, []);
+}
+
+#[test]
+fn a_mount_below_a_link_is_seen_by_the_place_that_the_link_leads_to() {
+    let table = format!("{TABLE}40 27 0:50 / /data/lib/k/a rw - ext4 /dev/vdc rw\n");
+    let (_directory, root) = machine(&table);
+    file(&root, "/data/lib/k/a/precious");
+    file(&root, "/data/lib/k/other");
+    std::fs::create_dir_all(root.path("/var")).unwrap();
+    symlink("../data/lib", root.path("/var/lib")).unwrap();
+    let report = remove(&root, "/var/lib/k");
+    assert_eq!(report.removed, 0, "the tree is left whole");
+    assert_eq!(report.left[0].path, Path::new("/data/lib/k/a"));
+}
+
+#[test]
+fn an_unmount_or_a_look_that_was_killed_hints_at_a_dead_server_and_a_removal_does_not() {
+    let limit = Duration::from_secs(1);
+    let look = Order::HoldsOnly {
+        directory: "/run/k".into(),
+        names: Vec::new(),
+    };
+    for (order, waited) in [
+        (look, true),
+        (Order::Unmount("/run/k/a".into()), true),
+        (Order::Remove("/run/k".into()), false),
+    ] {
+        let doing = order.in_words();
+        let error = RemovalError::TimedOut { limit, doing };
+        assert_eq!(error.waited_for_a_server(), waited, "{error}");
+    }
+}
+
+#[test]
 fn mounts_are_unmounted_once_each_and_what_fails_is_told() {
     let table = format!(
         "{TABLE}40 27 0:50 / /run/k/a rw - tmpfs t rw\n41 27 0:51 / /run/k/b rw - tmpfs t rw\n"
@@ -150,8 +214,9 @@ fn a_real_bind_mount_is_not_entered() {
     assert!(!root.path("/var/lib/k").exists());
 }
 
-/// Says that a part of the test couldn't be done here.
+/// Says that a part of the test couldn't be done here: for want of a right that root has.
 #[expect(clippy::print_stderr, reason = "a skip is told")]
 fn skipped(why: &str) {
+    assert!(!nix::unistd::Uid::effective().is_root(), "root, and {why}");
     eprintln!("skipped: {why}");
 }

@@ -1,16 +1,25 @@
-//! Compares the node with the picture from before the install, tells what is left, and forgets the record.
+//! Compares the node with the picture from before the install, tells what is left, and forgets the record where nothing is.
+//!
+//! What couldn't be looked at counts as left: the record is what makes the k3s the agent's own, and without it a second run
+//! would find a k3s of somebody else.
 //!
 //! Kernel settings that k3s changed are told and not set back: since the install, others may have come to rely on them, and
 //! they go with the next boot.
 
-use canasta_host::snapshot::{self, Snapshot};
+use canasta_host::network::tables::Tables;
+use canasta_host::snapshot::{self, Part, Snapshot};
 use canasta_steps::{Done, StepError};
 
-use super::files::is_k3s_own;
+use super::files::{goes_when_empty, is_k3s_own};
+use super::layout::Layout;
 use super::network::{self, own_links, plan_of};
 use super::{Work, mounts};
 use crate::k3s::install::scope;
+use crate::k3s::record::Kind;
 use crate::k3s::{Error, paths};
+
+/// Directories of network plugins, which k3s doesn't use and others may have made since.
+const PLUGINS: [&str; 2] = ["/etc/cni", "/opt/cni"];
 
 /// Where systemd names mounts after their paths, those of k3s begin so.
 const MOUNT_UNITS: [&str; 4] = [
@@ -22,36 +31,149 @@ const MOUNT_UNITS: [&str; 4] = [
 
 impl Work<'_> {
     pub(super) async fn compare(&self) -> Result<Done, StepError> {
-        let now = snapshot::take(self.host, &scope()).await;
-        let networks = network::networks(self.host).await?;
+        let before = self.before.as_ref();
+        let Seen { now, left, unknown } = self.look().await?;
         let kept = self.kept().await?;
-        let left = left(self.before.as_ref(), &now, &networks);
+        let (shared, own): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|left| self.is_shared(left));
+        let is_finished = own.is_empty() && unknown.is_empty();
+        let left = [own, shared, gone(before, &now)].concat();
+        let is_clean = left.is_empty() && unknown.is_empty();
         let mut text = match left.as_slice() {
-            [] => "nothing left of k3s".to_owned(),
+            [] if is_clean => "nothing left of k3s".to_owned(),
+            [] => "nothing seen of k3s".to_owned(),
             left => format!("left of k3s: {}", left.join("; ")),
         };
-        text.push_str(match &self.before {
+        text.push_str(match before {
             Some(_) => ", compared with the node from before the install",
             None => " (no picture of the node from before the install was kept)",
         });
+        if !unknown.is_empty() {
+            text.push_str(&format!("; could not be read: {}", unknown.join(", ")));
+        }
         if !kept.is_empty() {
             text.push_str(&format!("; yours, and kept: {}", kept.join(", ")));
         }
-        let settings = settings(self.before.as_ref(), &now);
+        let settings = settings(before, &now);
         if !settings.is_empty() {
             text.push_str(&format!("; kernel settings that stay until the next boot, since others may rely on them: {}", settings.join(", ")));
         }
-        super::forget(self.host).await?;
-        Ok(if left.is_empty() {
+        if is_finished {
+            super::forget(self.host).await?;
+        } else {
+            text.push_str("; canasta-agent goes on to know this k3s as its own: mend what is named, then run the command again, and it finishes");
+        }
+        Ok(if is_clean {
             Done::changed(text)
         } else {
             Done::warning(text)
         })
     }
+
+    /// Whether a path is a directory that k3s shares with others: it goes when it is empty, and whose things are in it stays
+    /// theirs, however often an uninstall is run.
+    fn is_shared(&self, path: &str) -> bool {
+        goes_when_empty(path)
+            || PLUGINS.contains(&path)
+            || self
+                .record
+                .entry(path)
+                .is_some_and(|entry| entry.kind == Kind::Directory)
+    }
+
+    /// What is there of k3s now, and what of it couldn't be looked at.
+    pub(super) async fn found(&self) -> Result<(Vec<String>, Vec<String>), Error> {
+        let Seen { left, unknown, .. } = self.look().await?;
+        Ok((left, unknown))
+    }
+
+    async fn look(&self) -> Result<Seen, Error> {
+        let now = snapshot::take(self.host, &scope()).await;
+        let networks = network::networks(self.host).await?;
+        let layout = match now.mounts.known() {
+            Some(table) => Layout::look(self.host, table, &[]).await?,
+            None => Layout::default(),
+        };
+        let before = self.before.as_ref();
+        let mut unknown = unknown(before, &now);
+        unknown.extend(self.unseen_paths().await);
+        Ok(Seen {
+            left: left(before, &now, &layout, &networks),
+            unknown,
+            now,
+        })
+    }
+
+    /// Paths of the picture's scope that can't be looked at; the picture doesn't have them.
+    async fn unseen_paths(&self) -> Vec<String> {
+        let root = &self.host.root;
+        let mut unseen = Vec::new();
+        for path in scope().directories {
+            if let Err(error) = root.exists(&path).await {
+                unseen.push(super::unseen(&path, &error));
+            }
+        }
+        if let Err(error) = root.list(paths::NETNS_DIR).await {
+            unseen.push(super::unseen(paths::NETNS_DIR, &error));
+        }
+        unseen
+    }
+}
+
+/// The node of now.
+struct Seen {
+    now: Snapshot,
+    /// What of k3s is there.
+    left: Vec<String>,
+    /// What couldn't be looked at, with the reasons.
+    unknown: Vec<String>,
+}
+
+/// What of the picture couldn't be looked at, so that something of k3s may be there unseen. Pure.
+fn unknown(before: Option<&Snapshot>, now: &Snapshot) -> Vec<String> {
+    let mut unknown: Vec<String> = [
+        ("units", reason(&now.units)),
+        ("processes", reason(&now.processes)),
+        ("mounts", reason(&now.mounts)),
+        ("links", reason(&now.links)),
+    ]
+    .into_iter()
+    .filter_map(|(part, why)| Some(format!("{part}: {}", why?)))
+    .collect();
+    let unread = now.tables.iter();
+    unknown.extend(
+        unread
+            .filter_map(|tables| network::unread(tables, before))
+            .filter(|unread| !unread.never_was)
+            .map(|unread| unread.words),
+    );
+    // Without any tool of its family nothing can be said of the rules that it read.
+    let is_gone = |earlier: &&Tables| {
+        let mut now = now.tables.iter();
+        earlier.rules.text().is_some() && !now.any(|now| now.tool.family == earlier.tool.family)
+    };
+    let earlier = before.iter().flat_map(|before| &before.tables);
+    unknown.extend(earlier.filter(is_gone).map(|earlier| {
+        let name = &earlier.tool.name;
+        format!("rules of {name}: {name} was there before the install and is not any more")
+    }));
+    unknown
+}
+
+fn reason<T>(part: &Part<T>) -> Option<&str> {
+    match part {
+        Part::Known(_) => None,
+        Part::Unknown(why) => Some(why),
+    }
 }
 
 /// What of k3s is there now and was not before. Pure.
-pub(super) fn left(before: Option<&Snapshot>, now: &Snapshot, networks: &[String]) -> Vec<String> {
+fn left(
+    before: Option<&Snapshot>,
+    now: &Snapshot,
+    layout: &Layout,
+    networks: &[String],
+) -> Vec<String> {
     let mut left = Vec::new();
     let earlier_units = before.and_then(|before| before.units.known());
     for unit in now.units.known().into_iter().flatten() {
@@ -74,7 +196,7 @@ pub(super) fn left(before: Option<&Snapshot>, now: &Snapshot, networks: &[String
             .map(|process| format!("process {process}")),
     );
     if let Some(table) = now.mounts.known() {
-        left.extend(mounts::in_words(&mounts::sort(table, &[], before).own));
+        left.extend(mounts::in_words(&mounts::sort(table, layout, before).own));
     }
     if let Some(links) = now.links.known() {
         let own = own_links(links, before);
@@ -104,13 +226,17 @@ pub(super) fn left(before: Option<&Snapshot>, now: &Snapshot, networks: &[String
             .filter(|path| !earlier.contains(path) && !is_program_of_others(path))
             .cloned(),
     );
-    left.extend(
-        earlier
-            .iter()
-            .filter(|path| !now.directories.contains(path) && !is_k3s_own(path))
-            .map(|path| format!("{path} was there before and is gone")),
-    );
     left
+}
+
+/// What was there before and is gone, though it isn't k3s's. Pure.
+fn gone(before: Option<&Snapshot>, now: &Snapshot) -> Vec<String> {
+    let earlier: &[String] = before.map_or(&[], |before| &before.directories);
+    earlier
+        .iter()
+        .filter(|path| !now.directories.contains(path) && !is_k3s_own(path))
+        .map(|path| format!("{path} was there before and is gone"))
+        .collect()
 }
 
 /// The agent's links under these names are gone by now: what has one is somebody's program.
@@ -132,13 +258,4 @@ fn settings(before: Option<&Snapshot>, now: &Snapshot) -> Vec<String> {
             (earlier != value).then(|| format!("{name}={value} (was {earlier})"))
         })
         .collect()
-}
-
-impl Work<'_> {
-    /// As [`left`], looked up now.
-    pub(super) async fn found(&self) -> Result<Vec<String>, Error> {
-        let now = snapshot::take(self.host, &scope()).await;
-        let networks = network::networks(self.host).await?;
-        Ok(left(self.before.as_ref(), &now, &networks))
-    }
 }

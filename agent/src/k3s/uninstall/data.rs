@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use canasta_host::Host;
 use canasta_host::mounts::Mount;
+use canasta_host::{Host, Root};
 use canasta_proto::pb::StoredData;
 use serde::Deserialize;
 use serde_norway::Value;
@@ -15,8 +15,10 @@ use crate::k3s::{Error, config, paths};
 
 /// The option of a server that names the directory.
 const OPTION: &str = "--default-local-storage-path";
-/// How long the files of one directory may be counted.
-const COUNTING: Duration = Duration::from_secs(5);
+/// How long files may be counted, all in all: whoever asks waits no longer than a minute.
+const COUNTING: Duration = Duration::from_secs(20);
+/// How many directories are remembered that are still to be counted.
+const MOST_WAITING: usize = 100_000;
 
 /// The directories, the one that is in effect first: by the unit's arguments, the configuration, the provisioner's own
 /// settings, and k3s's default, in which older data may lie.
@@ -98,36 +100,48 @@ pub(super) async fn measure(
     mounts: Vec<Mount>,
 ) -> (Vec<StoredData>, Vec<String>) {
     let root = host.root.clone();
-    let measured = tokio::task::spawn_blocking(move || {
-        let points: HashSet<PathBuf> = mounts
-            .into_iter()
-            .map(|mount| root.path(mount.point))
-            .collect();
-        let mut unknown = Vec::new();
-        let mut stored = Vec::new();
-        for path in entries {
-            let mut sum = Sum {
-                points: &points,
-                until: Instant::now() + COUNTING,
-                bytes: 0,
-                files: 0,
-                cut: false,
-            };
-            sum.add(&root.path(&path));
-            if sum.cut {
-                unknown.push(format!(
-                    "all files in {path}: there are too many to count, so the numbers are too low"
-                ));
-            }
-            stored.push(StoredData {
-                path,
-                bytes: sum.bytes,
-                files: sum.files,
-            });
-        }
-        (stored, unknown)
-    });
+    let until = Instant::now() + COUNTING;
+    let measured =
+        tokio::task::spawn_blocking(move || measure_until(&root, entries, mounts, until));
     measured.await.unwrap_or_default()
+}
+
+fn measure_until(
+    root: &Root,
+    entries: Vec<String>,
+    mounts: Vec<Mount>,
+    until: Instant,
+) -> (Vec<StoredData>, Vec<String>) {
+    let points: HashSet<PathBuf> = mounts
+        .into_iter()
+        .map(|mount| root.path(mount.point))
+        .collect();
+    let mut unknown = Vec::new();
+    let mut stored = Vec::new();
+    for path in entries {
+        let mut sum = Sum {
+            points: &points,
+            until,
+            bytes: 0,
+            files: 0,
+            cut: false,
+        };
+        sum.add(root.path(&path));
+        if sum.cut {
+            unknown.push(format!(
+                "all files in {path}: there are too many to count in {} s, at least {} with {} bytes",
+                COUNTING.as_secs(),
+                sum.files,
+                sum.bytes
+            ));
+        }
+        stored.push(StoredData {
+            path,
+            bytes: sum.bytes,
+            files: sum.files,
+        });
+    }
+    (stored, unknown)
 }
 
 struct Sum<'a> {
@@ -139,34 +153,70 @@ struct Sum<'a> {
 }
 
 impl Sum<'_> {
-    /// Adds what is at a path. Whatever vanishes meanwhile counts nothing.
-    fn add(&mut self, top: &Path) {
-        let mut waiting = vec![top.to_path_buf()];
-        while let Some(path) = waiting.pop() {
-            if Instant::now() >= self.until {
-                self.cut = true;
-                return;
+    /// Adds what is at a path. Whatever vanishes meanwhile counts nothing. Of a directory only those in it are remembered, and
+    /// files are counted as they are met: a volume may hold more of them than fit into the agent's memory.
+    fn add(&mut self, top: PathBuf) {
+        let mut waiting = Vec::new();
+        self.count(top, &mut waiting);
+        while let Some(directory) = waiting.pop() {
+            let entries = std::fs::read_dir(directory).into_iter().flatten();
+            for entry in entries.flatten() {
+                self.count(entry.path(), &mut waiting);
+                if self.cut {
+                    return;
+                }
             }
-            if self.points.contains(&path) {
-                continue;
-            }
-            let Ok(found) = std::fs::symlink_metadata(&path) else {
-                continue;
-            };
-            if found.is_dir() {
-                let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
-                waiting.extend(entries.map(|entry| entry.path()));
-            } else {
-                self.files += 1;
-                self.bytes += found.size();
-            }
+        }
+    }
+
+    /// Counts one entry; a directory is left for later.
+    fn count(&mut self, path: PathBuf, waiting: &mut Vec<PathBuf>) {
+        if Instant::now() >= self.until || waiting.len() >= MOST_WAITING {
+            self.cut = true;
+            return;
+        }
+        if self.points.contains(&path) {
+            return;
+        }
+        let Ok(found) = std::fs::symlink_metadata(&path) else {
+            return;
+        };
+        if found.is_dir() {
+            waiting.push(path);
+        } else {
+            self.files += 1;
+            self.bytes += found.size();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::of_manifest;
+    use super::*;
+
+    #[test]
+    fn one_deadline_holds_for_all_volumes_and_what_was_cut_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::at(directory.path());
+        for path in ["/s/a/x/y", "/s/b/x"] {
+            std::fs::create_dir_all(root.path(path)).unwrap();
+            std::fs::write(root.path(path).join("file"), "12").unwrap();
+        }
+        let measured = |until| {
+            let entries = ["/s/a", "/s/b"].map(str::to_owned).to_vec();
+            measure_until(&root, entries, Vec::new(), until)
+        };
+        let (stored, unknown) = measured(Instant::now() + Duration::from_secs(60));
+        let numbers: Vec<_> = stored.iter().map(|one| (one.files, one.bytes)).collect();
+        assert_eq!((numbers, unknown.len()), (vec![(1, 2), (1, 2)], 0));
+        let (stored, unknown) = measured(Instant::now());
+        assert_eq!(stored.len(), 2);
+        for (unknown, path) in unknown.iter().zip(["/s/a", "/s/b"]) {
+            assert!(unknown.contains(path), "{unknown}");
+            assert!(unknown.ends_with("at least 0 with 0 bytes"), "{unknown}");
+        }
+        assert_eq!(unknown.len(), 2);
+    }
 
     #[test]
     fn the_provisioners_settings_name_the_directories() {

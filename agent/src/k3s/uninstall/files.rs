@@ -3,9 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use canasta_host::removal::Order;
+use canasta_host::removal::{Order, Report};
 use canasta_steps::{Done, Reporter, StepError};
 
+use super::guard::holds_only;
 use super::processes::groups_count;
 use super::{Work, count, data, mounts};
 use crate::k3s::record::Kind;
@@ -49,6 +50,11 @@ pub(super) fn is_k3s_own(path: &str) -> bool {
         .any(|tree| Path::new(path).starts_with(tree))
 }
 
+/// Whether a directory is one that k3s shares with others, and goes only when nothing is in it.
+pub(super) fn goes_when_empty(path: &str) -> bool {
+    SHARED.contains(&path)
+}
+
 impl Work<'_> {
     pub(super) async fn files(&self, reporter: &Reporter) -> Result<Done, StepError> {
         let mounted = self.sorted_mounts(&[]).await?.own;
@@ -66,23 +72,18 @@ impl Work<'_> {
         reporter.message("removing the files of k3s").await;
         // Data that the task names may lie outside of k3s's own directories, and takes its time to go. What appears beside it
         // meanwhile is not named, so it is looked once more before the directories go with all that is in them.
-        let named: Vec<Order> = self
-            .discard
-            .iter()
-            .map(|path| Order::Remove(path.into()))
-            .collect();
-        let discarded = self.remove(&named, "FILES_LEFT").await?;
+        // Each time in the same breath as the removal, and where that happens: what the agent sees may be something else.
+        let places = data::places(self.host).await?;
+        let discarded = self.remove_volumes(&places).await?;
         self.guard().await?;
-        let orders = self.orders().await?;
+        let mut orders: Vec<Order> = places.iter().map(|place| holds_only(place, &[])).collect();
+        orders.extend(self.orders().await?);
         let report = self.remove(&orders, "FILES_LEFT").await?;
         let removed = usize::try_from(discarded.removed + report.removed).unwrap_or(usize::MAX);
-        if removed > 0 {
-            self.host
-                .systemd
-                .daemon_reload()
-                .await
-                .map_err(Error::from)?;
-        }
+        // Also where nothing was left to remove: an agent that was killed after it removed the unit files hasn't told systemd,
+        // which would go on to show a unit of k3s that nobody owns.
+        let systemd = &self.host.systemd;
+        systemd.daemon_reload().await.map_err(Error::from)?;
         let mut last = Vec::new();
         if self.record.entry(paths::BINARY).is_some() {
             last.push(Order::Remove(paths::BINARY.into()));
@@ -106,6 +107,17 @@ impl Work<'_> {
         } else {
             Done::changed(done.join("; "))
         })
+    }
+
+    /// Removes the volumes that the task names.
+    async fn remove_volumes(&self, places: &[String]) -> Result<Report, StepError> {
+        if self.discard.is_empty() {
+            return Ok(Report::default());
+        }
+        let looks = places.iter().map(|place| holds_only(place, self.discard));
+        let removals = self.discard.iter().map(|path| Order::Remove(path.into()));
+        let orders: Vec<Order> = looks.chain(removals).collect();
+        self.remove(&orders, "FILES_LEFT").await
     }
 
     /// Everything but the binary and what the task names, in order.

@@ -2,9 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use canasta_host::Host;
 use canasta_host::mounts::{self, Mount};
+use canasta_host::presence::{self, Found, PresenceError};
+use canasta_host::removal::Order;
 use canasta_steps::StepError;
 
+use super::layout::Place;
 use super::{Work, data};
 use crate::k3s::{Error, paths};
 
@@ -29,50 +33,146 @@ pub(super) fn trees() -> Vec<PathBuf> {
 }
 
 impl Work<'_> {
-    /// Refuses while a mount that is not k3s's lies below what would be removed, or data that the task doesn't name.
+    /// Refuses while another Kubernetes is here, while a mount that is not k3s's lies below what would be removed, or data that
+    /// the task doesn't name.
     pub(super) async fn guard(&self) -> Result<(), StepError> {
-        let places = data::places(self.host).await?;
-        let mut trees = trees();
-        trees.extend(self.discard.iter().map(PathBuf::from));
-        let mut foreign = self.sorted_mounts(&trees).await?.foreign;
+        self.alone().await?;
         let table = mounts::read(&self.host.root).await.map_err(Error::from)?;
+        let places = Place::all(self.host, &table).await?;
+        let discarded: Vec<PathBuf> = self.discard.iter().map(PathBuf::from).collect();
+        let mut foreign = self.sorted_mounts(&discarded).await?.foreign;
         // What can't be looked at without the danger of waiting for ever may hold anything.
-        foreign.extend(
-            places
-                .iter()
-                .filter_map(|place| remote(&table, place).cloned()),
-        );
+        foreign.extend(places.iter().filter_map(Place::remote).cloned());
         if let Some(first) = foreign.first() {
             return Err(foreign_mount(first, &foreign));
         }
-        for path in self.discard {
-            if !is_directly_below(path, &places) {
-                return Err(StepError::new(
-                    "SPEC_INVALID",
-                    format!("{path} is not in a directory in which k3s keeps volumes, so it can't be discarded"),
-                )
-                .subject(path)
-                .hint(format!("volumes lie in {}", places.join(", "))));
-            }
-        }
+        self.only_volumes(&places)?;
         let mut kept = Vec::new();
-        for place in &places {
-            for path in data::entries(self.host, place).await? {
+        for place in places.iter().filter(|place| !place.is_hidden) {
+            for path in data::entries(self.host, &place.path).await? {
                 if !self.discard.contains(&path) {
                     kept.push(path);
                 }
             }
         }
-        match kept.first() {
-            Some(first) => Err(holds_data(first, &kept)),
-            None => Ok(()),
+        if let Some(first) = kept.first() {
+            return Err(holds_data(first, &kept));
         }
+        self.hidden_places(&places).await
+    }
+
+    /// What every Kubernetes has on a node, its kubelet's directory, its pods, its chains, can't be told apart.
+    async fn alone(&self) -> Result<(), StepError> {
+        match another_kubernetes(self.host).await {
+            Ok(found) if found.is_empty() => Ok(()),
+            Ok(found) => Err(other_kubernetes(&found)),
+            Err(error) => Err(StepError::from_source("OTHER_KUBERNETES_UNKNOWN", &error).hint(
+                "whether another Kubernetes is on the node must be known before anything of k3s is removed; mend what is named, then run the command again",
+            )),
+        }
+    }
+
+    /// Whether what the task discards are volumes.
+    fn only_volumes(&self, places: &[Place]) -> Result<(), StepError> {
+        let places: Vec<String> = places.iter().map(|place| place.path.clone()).collect();
+        let mut outside = self.discard.iter();
+        match outside.find(|path| !is_directly_below(path, &places)) {
+            None => Ok(()),
+            Some(path) => Err(StepError::new(
+                "SPEC_INVALID",
+                format!("{path} is not in a directory in which k3s keeps volumes, so it can't be discarded"),
+            )
+            .subject(path)
+            .hint(format!("volumes lie in {}", places.join(", ")))),
+        }
+    }
+
+    /// Looks where the removal will happen into what is hidden from the agent: seen from here, it is empty.
+    async fn hidden_places(&self, places: &[Place]) -> Result<(), StepError> {
+        for place in places.iter().filter(|place| place.is_hidden) {
+            let order = holds_only(&place.path, self.discard);
+            let report = self.perform(&[order]).await?;
+            if let Some(left) = report.left.first() {
+                return Err(unseen_place(place, &left.why));
+            }
+            if !report.unexpected.is_empty() {
+                return Err(holds_hidden_data(place, &report.unexpected));
+            }
+        }
+        Ok(())
     }
 }
 
-/// The network file system that a directory lies on.
-pub(super) fn remote<'a>(table: &'a [Mount], place: &str) -> Option<&'a Mount> {
-    mounts::holding(table, Path::new(place)).filter(|mount| mount.is_network())
+/// The order to go on only if a directory of volumes holds nothing but these.
+pub(super) fn holds_only(place: &str, volumes: &[String]) -> Order {
+    let names = volumes
+        .iter()
+        .filter_map(|path| path.strip_prefix(place)?.strip_prefix('/'))
+        .map(str::to_owned);
+    Order::HoldsOnly {
+        directory: PathBuf::from(place),
+        names: names.collect(),
+    }
+}
+
+/// The signs of another Kubernetes.
+pub(super) async fn another_kubernetes(host: &Host) -> Result<Vec<Found>, PresenceError> {
+    let presence = presence::presence(&host.root, host.systemd.as_ref()).await?;
+    Ok(presence.kubernetes)
+}
+
+/// What was found of another Kubernetes, in words.
+pub(super) fn signs(found: &[Found]) -> String {
+    let signs = found
+        .iter()
+        .map(|found| format!("{} ({})", found.name, found.evidence));
+    signs.collect::<Vec<_>>().join(", ")
+}
+
+fn other_kubernetes(found: &[Found]) -> StepError {
+    let subject = found.first().map_or("", |found| &found.name);
+    StepError::new(
+        "OTHER_KUBERNETES",
+        format!(
+            "another Kubernetes is on this node: {}; what is its and what is k3s's in {}, among the pods and in the packet rules can't be told apart, so nothing is removed",
+            signs(found),
+            paths::KUBELET_DIR
+        ),
+    )
+    .subject(subject)
+    .hint("uninstall the other one by its own means (if only its package is left, remove that), then run the command again; if it is to stay, remove k3s by hand: stop and disable its unit, then delete what is k3s's alone, as /var/lib/rancher/k3s and /etc/rancher/k3s")
+}
+
+fn unseen_place(place: &Place, why: &str) -> StepError {
+    StepError::new(
+        "LOCAL_DATA_UNKNOWN",
+        format!(
+            "whether volumes keep data in {} can't be told: {why}",
+            place.in_words()
+        ),
+    )
+    .subject(&place.path)
+    .hint(format!(
+        "look at it on the node (`ls -la {}`), mend what is named, then run the command again",
+        place.path
+    ))
+}
+
+fn holds_hidden_data(place: &Place, all: &[PathBuf]) -> StepError {
+    let all: Vec<String> = all.iter().map(|path| path.display().to_string()).collect();
+    StepError::new(
+        "LOCAL_DATA",
+        format!(
+            "volumes keep their data on this node, in a place that canasta-agent itself can't see, {}: {}",
+            place.in_words(),
+            some_of(&all)
+        ),
+    )
+    .subject(&all[0])
+    .hint(format!(
+        "look at `ls -la {}` on the node, move the data away or delete it by hand (--force can't: what it would destroy is not seen beforehand), then run the command again",
+        place.path
+    ))
 }
 
 /// Whether a path is plain and names something in one of the directories itself.
@@ -108,23 +208,22 @@ fn foreign_mount(first: &Mount, all: &[Mount]) -> StepError {
     .hint(format!("nothing on it is touched; unmount it (`umount {point}`, and take it out of /etc/fstab), then run the command again"))
 }
 
-fn holds_data(first: &str, all: &[String]) -> StepError {
-    let named: Vec<&str> = all.iter().take(MOST_NAMED).map(String::as_str).collect();
-    let more = all.len() - named.len();
-    let rest = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
-    };
+pub(super) fn holds_data(first: &str, all: &[String]) -> StepError {
     StepError::new(
         "LOCAL_DATA",
-        format!(
-            "volumes keep their data on this node: {}{rest}",
-            named.join(", ")
-        ),
+        format!("volumes keep their data on this node: {}", some_of(all)),
     )
     .subject(first)
     .hint("move the data away or delete the claims that it belongs to; `canasta uninstall k8s --force` destroys it, and says first what dies")
+}
+
+/// The first of them, and how many more there are.
+fn some_of(all: &[String]) -> String {
+    let named = all[..all.len().min(MOST_NAMED)].join(", ");
+    match all.len().saturating_sub(MOST_NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use canasta_host::removal::Order;
 use canasta_host::snapshot::Snapshot;
 use canasta_steps::{Done, StepError};
 
+use super::layout::Layout;
 use super::{Work, count};
 use crate::k3s::{Error, paths};
 
@@ -23,7 +24,7 @@ pub(super) struct Sorted {
 }
 
 /// Sorts the table by the directories that would be removed. What was mounted before the install is not k3s's.
-pub(super) fn sort(table: &[Mount], trees: &[PathBuf], before: Option<&Snapshot>) -> Sorted {
+pub(super) fn sort(table: &[Mount], layout: &Layout, before: Option<&Snapshot>) -> Sorted {
     let earlier = before.and_then(|before| before.mounts.known());
     let was_there = |mount: &Mount| {
         earlier
@@ -34,9 +35,9 @@ pub(super) fn sort(table: &[Mount], trees: &[PathBuf], before: Option<&Snapshot>
     let mut sorted = Sorted::default();
     // Deepest first, and of those on one point the topmost first.
     for mount in mounts::at_or_below(table, Path::new("/")) {
-        if is_own(&mount.point) && !was_there(mount) {
+        if is_own(&layout.named(&mount.point)) && !was_there(mount) {
             sorted.own.push(mount.clone());
-        } else if trees.iter().any(|tree| mount.point.starts_with(tree)) {
+        } else if layout.goes(&mount.point) {
             sorted.foreign.push(mount.clone());
         }
     }
@@ -107,9 +108,15 @@ impl Work<'_> {
         )))
     }
 
-    pub(super) async fn sorted_mounts(&self, trees: &[PathBuf]) -> Result<Sorted, StepError> {
+    /// Sorts the mounts of now; `others` would go besides k3s's own directories.
+    pub(super) async fn sorted_mounts(&self, others: &[PathBuf]) -> Result<Sorted, StepError> {
         let table = mounts::read(&self.host.root).await.map_err(Error::from)?;
-        Ok(sort(&table, trees, self.before.as_ref()))
+        let layout = Layout::look(self.host, &table, others).await;
+        Ok(sort(
+            &table,
+            &layout.map_err(Error::from)?,
+            self.before.as_ref(),
+        ))
     }
 }
 

@@ -69,15 +69,44 @@ pub(super) fn plan_of(now: &Tables, before: Option<&Snapshot>, networks: &[Strin
     )
 }
 
-/// The text of the same tables before. An older picture has what the machine's own choice of tools told.
+/// The text of the same tables before.
 fn earlier<'a>(now: &Tables, before: &'a Snapshot) -> Option<&'a str> {
+    rules_before(now, before).text()
+}
+
+/// The same tables before. An older picture has what the machine's own choice of tools told.
+fn rules_before<'a>(now: &Tables, before: &'a Snapshot) -> &'a Ruleset {
     match before.tables.iter().find(|tables| tables.tool == now.tool) {
-        Some(tables) => tables.rules.text(),
+        Some(tables) => &tables.rules,
         None => match now.tool.family {
-            Family::V4 => before.rules.iptables.text(),
-            Family::V6 => before.rules.ip6tables.text(),
+            Family::V4 => &before.rules.iptables,
+            Family::V6 => &before.rules.ip6tables,
         },
     }
+}
+
+/// A set of tables that can't be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unread {
+    /// Which, and why.
+    pub(super) words: String,
+    /// Whether it could be read before the install: so it should be readable now.
+    was_read: bool,
+    /// Whether its tool said no before the install already: no kernel has all kinds of tables.
+    pub(super) never_was: bool,
+}
+
+/// Why a set of tables can't be read, where it can't.
+pub(super) fn unread(now: &Tables, before: Option<&Snapshot>) -> Option<Unread> {
+    let Ruleset::Missing(why) = &now.rules else {
+        return None;
+    };
+    let told = |before: &Snapshot| before.tables.iter().any(|known| known.tool == now.tool);
+    Some(Unread {
+        words: format!("rules of {}: {why}", now.tool.name),
+        was_read: before.is_some_and(|before| earlier(now, before).is_some()),
+        never_was: before.is_some_and(|before| told(before) && earlier(now, before).is_none()),
+    })
 }
 
 /// The networks of the cluster, as far as this node knows them.
@@ -119,15 +148,22 @@ impl Work<'_> {
         if !links.is_empty() {
             done.push(format!("links deleted: {}", links.join(", ")));
         }
-        let (deleted, unseen) = self.packet_rules().await?;
+        let (deleted, unread) = self.packet_rules().await?;
         done.extend(deleted);
         let is_changed = !done.is_empty();
         if !is_changed {
             done.push("no links and no packet rules of k3s are here".to_owned());
         }
-        done.extend(unseen);
+        let is_seen = unread.iter().all(|unread| unread.never_was);
+        done.extend(
+            unread
+                .into_iter()
+                .map(|unread| format!("could not be read: {}", unread.words)),
+        );
         let detail = done.join("; ");
-        Ok(if is_changed {
+        Ok(if !is_seen {
+            Done::warning(detail)
+        } else if is_changed {
             Done::changed(detail)
         } else {
             Done::unchanged(detail)
@@ -150,17 +186,18 @@ impl Work<'_> {
         Ok(names)
     }
 
-    /// Deletes the rules; answers with what was done and with what couldn't be looked at.
-    async fn packet_rules(&self) -> Result<(Vec<String>, Vec<String>), StepError> {
+    /// Deletes the rules; answers with what was done and with what couldn't be looked at. What could be before the install must
+    /// be: the files that go next have k3s's own tools among them.
+    async fn packet_rules(&self) -> Result<(Vec<String>, Vec<Unread>), StepError> {
         let network = &self.host.network;
         let programs = self.host.root.path(paths::BUNDLED_PROGRAMS);
         let networks = networks(self.host).await?;
         let mut done: Vec<String> = Vec::new();
         for round in 0..=ROUNDS {
-            let (mut left, mut unseen) = (Vec::new(), Vec::new());
+            let (mut left, mut unread) = (Vec::new(), Vec::new());
             for tables in network.tables(&programs).await {
-                if let Ruleset::Missing(why) = &tables.rules {
-                    unseen.push(format!("{} not known: {why}", tables.tool.name));
+                if let Some(why) = self::unread(&tables, self.before.as_ref()) {
+                    unread.push(why);
                     continue;
                 }
                 let plan = plan_of(&tables, self.before.as_ref(), &networks);
@@ -169,7 +206,10 @@ impl Work<'_> {
                 }
             }
             if left.is_empty() {
-                return Ok((done, unseen));
+                return match unread.iter().find(|unread| unread.was_read) {
+                    Some(lost) => Err(unreadable(lost)),
+                    None => Ok((done, unread)),
+                };
             }
             for (tool, plan) in left {
                 match network.edit_tables(&tool, &plan.lines).await {
@@ -197,6 +237,17 @@ impl Work<'_> {
         )
         .hint("something on the node still writes them: look for a second Kubernetes (`ps -ef`), then run the command again"))
     }
+}
+
+fn unreadable(lost: &Unread) -> StepError {
+    StepError::new(
+        "RULES_UNREADABLE",
+        format!(
+            "packet rules that could be read before the install can't be read now, so k3s's may be among them: {}",
+            lost.words
+        ),
+    )
+    .hint("mend the tool on the node (run it by hand with `-save` at the end of its name), then run the command again")
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use canasta_host::process::{Process, ProcessError};
 use canasta_steps::{Done, Reporter, StepError};
 use tokio::time::{Instant, sleep};
 
-use super::Work;
+use super::{Work, guard};
 use crate::k3s::paths;
 
 /// How often it is looked whether they have ended; the kernel tells only parents.
@@ -147,9 +147,9 @@ impl Work<'_> {
 
 /// Whether the control groups of pods can only be k3s's. Where that can't be told they don't count.
 pub(super) async fn groups_count(host: &canasta_host::Host) -> bool {
-    canasta_host::presence::presence(&host.root, host.systemd.as_ref())
+    guard::another_kubernetes(host)
         .await
-        .is_ok_and(|found| found.kubernetes.is_empty())
+        .is_ok_and(|found| found.is_empty())
 }
 
 fn failed(error: &ProcessError) -> StepError {

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::k3s::record::{Kind, Owned, Role};
 
+mod compared;
 mod refusals;
 
 const STEPS: [Step; 6] = [
@@ -56,13 +57,18 @@ impl canasta_steps::Step for One {
 }
 
 async fn discarding(fake: &FakeHost, step: Step, discard: &[&str]) -> Result<Done, StepError> {
+    let task = K3sUninstallTask {
+        step: step.into(),
+        discard: discard.iter().map(|&path| path.to_owned()).collect(),
+    };
+    run_on(&fake.host(), task).await
+}
+
+async fn run_on(host: &Host, task: K3sUninstallTask) -> Result<Done, StepError> {
     let done = Arc::default();
     let one = One {
-        host: fake.host(),
-        task: K3sUninstallTask {
-            step: step.into(),
-            discard: discard.iter().map(|&path| path.to_owned()).collect(),
-        },
+        host: host.clone(),
+        task,
         limits: Limits {
             end: Duration::from_millis(150),
             ..Limits::default()
@@ -290,6 +296,10 @@ async fn assert_theirs(fake: &FakeHost) {
             Some(OTHERS)
         );
     }
+    assert_theirs_mounts(fake).await;
+}
+
+async fn assert_theirs_mounts(fake: &FakeHost) {
     let mounts = canasta_host::mounts::read(&fake.root).await.unwrap();
     let points: Vec<_> = mounts
         .iter()

@@ -1,5 +1,9 @@
 //! What an uninstall refuses: data and mounts that are not k3s's, and a k3s that is not the agent's.
 
+use std::path::{Path, PathBuf};
+
+use canasta_host::removal::Removal;
+
 use super::*;
 
 #[tokio::test]
@@ -160,4 +164,166 @@ async fn without_a_mount_table_nothing_is_removed() {
     }
     assert_eq!(fake.systemd.orders(), []);
     assert!(exists(&fake, paths::BINARY).await);
+}
+
+/// Puts the data of k3s where a link leads to.
+fn lead(fake: &FakeHost, link: &str, to: &str) {
+    let (from, to) = (fake.root.path(link), fake.root.path(to));
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    std::fs::rename(&from, &to).unwrap();
+    let up = "../".repeat(Path::new(link).components().count() - 2);
+    let target = to.strip_prefix(fake.directory()).unwrap();
+    symlink(Path::new(&up).join(target), from).unwrap();
+}
+
+#[tokio::test]
+async fn data_that_the_agent_can_not_see_is_looked_for_where_it_would_be_removed() {
+    let fake = installed().await;
+    write(&fake, &format!("{DATA}/ibdata1")).await;
+    lead(&fake, "/var/lib/rancher", "/home/rancher");
+    let mut host = fake.host();
+    Unblinded::put_before(&mut host, &fake);
+    let data = "/hidden/rancher/k3s/storage/pvc-1_default_db";
+    let task = |step: Step, discard: &[&str]| K3sUninstallTask {
+        step: step.into(),
+        discard: discard.iter().map(|&path| path.to_owned()).collect(),
+    };
+    for which in &STEPS[..5] {
+        let error = run_on(&host, task(*which, &[])).await.unwrap_err();
+        assert_eq!(error.reason(), "LOCAL_DATA");
+        let message = &error.report().message;
+        assert!(message.contains(DATA), "{message}");
+        let link = "/var/lib/rancher is a link to ../../home/rancher";
+        assert!(message.contains(link), "{message}");
+    }
+    assert!(exists(&fake, &format!("{data}/ibdata1")).await);
+    assert_eq!(fake.systemd.orders(), [], "k3s runs on");
+    let found = inspect(&host, None).await.unwrap();
+    let unknown = "what lies in /var/lib/rancher/k3s/storage";
+    assert!(found.unknown[0].contains(unknown), "{:?}", found.unknown);
+    std::fs::remove_dir_all(fake.root.path(data)).unwrap();
+    for which in STEPS {
+        run_on(&host, task(which, &[])).await.unwrap();
+    }
+    assert!(!exists(&fake, "/hidden/rancher/k3s").await);
+}
+
+/// Removes in the mount namespace of PID 1: there `/home` is what it is, while the agent's own unit shows it none.
+#[derive(Debug)]
+struct Unblinded {
+    shown: PathBuf,
+    hidden: PathBuf,
+    removal: Arc<dyn Removal>,
+}
+
+impl Unblinded {
+    /// Hides `/home` from the agent.
+    fn put_before(host: &mut Host, fake: &FakeHost) {
+        let removal = Self {
+            shown: fake.root.path("/home"),
+            hidden: fake.root.path("/hidden"),
+            removal: Arc::clone(&host.removal),
+        };
+        std::fs::rename(&removal.shown, &removal.hidden).unwrap();
+        host.removal = Arc::new(removal);
+    }
+}
+
+#[async_trait]
+impl Removal for Unblinded {
+    async fn run(&self, orders: &[Order], limit: Duration) -> Result<Report, RemovalError> {
+        std::fs::rename(&self.hidden, &self.shown).unwrap();
+        let done = self.removal.run(orders, limit).await;
+        std::fs::rename(&self.shown, &self.hidden).unwrap();
+        done
+    }
+}
+
+/// Data that appears between the guard's last look and the removal.
+#[tokio::test]
+async fn the_removal_itself_looks_for_volumes_once_more() {
+    let fake = installed().await;
+    write(&fake, &format!("{DATA}/ibdata1")).await;
+    for (order, named) in [
+        (guard::holds_only(paths::LOCAL_STORAGE, &[]), false),
+        (
+            guard::holds_only(paths::LOCAL_STORAGE, &[DATA.to_owned()]),
+            true,
+        ),
+    ] {
+        let host = fake.host();
+        let work = Work {
+            host: &host,
+            limits: Limits::default(),
+            record: Record::new(Origin::Installed, Role::Agent),
+            before: None,
+            discard: &[],
+        };
+        let done = work
+            .remove(&[order, Order::Remove(paths::DATA_DIR.into())], "X")
+            .await;
+        assert_eq!(done.is_ok(), named);
+        if let Err(error) = done {
+            assert_eq!(error.reason(), "LOCAL_DATA");
+            assert!(exists(&fake, &format!("{DATA}/ibdata1")).await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_kubernetes_that_came_later_stops_every_step() {
+    let fake = installed().await;
+    fake.systemd.add(Unit {
+        name: "rke2-server.service".to_owned(),
+        load_state: "loaded".to_owned(),
+        active_state: "active".to_owned(),
+        ..Unit::default()
+    });
+    for which in &STEPS[..5] {
+        let error = step(&fake, *which).await.unwrap_err();
+        assert_eq!(error.reason(), "OTHER_KUBERNETES");
+        let message = &error.report().message;
+        assert!(message.contains("RKE2 server (rke2-server"), "{message}");
+    }
+    assert_eq!(fake.systemd.orders(), []);
+    assert!(exists(&fake, paths::KUBELET_DIR).await);
+    let found = inspect(&fake.host(), None).await.unwrap();
+    assert!(found.unknown[0].contains("RKE2"), "{:?}", found.unknown);
+}
+
+#[tokio::test]
+async fn a_mount_below_a_link_is_k3s_own_or_stops_every_step() {
+    let fake = installed().await;
+    lead(&fake, "/var/lib/kubelet", "/data/kubelet");
+    let pods = POD.replace("/var/lib/kubelet", "/data/kubelet");
+    fake.removal
+        .mount(&format!("{pods}/volumes/y"), "tmpfs", "tmpfs");
+    fake.removal.mount("/data/kubelet/mine", "/dev/vdc", "ext4");
+    for which in &STEPS[..5] {
+        let error = step(&fake, *which).await.unwrap_err();
+        assert_eq!(error.reason(), "FOREIGN_MOUNT");
+        assert_eq!(error.report().subject, "/data/kubelet/mine");
+    }
+    let fake = installed().await;
+    lead(&fake, "/var/lib/kubelet", "/data/kubelet");
+    fake.removal
+        .mount(&format!("{pods}/volumes/y"), "tmpfs", "tmpfs");
+    for which in &STEPS[..3] {
+        step(&fake, *which).await.unwrap();
+    }
+    assert_theirs_mounts(&fake).await;
+}
+
+#[tokio::test]
+async fn a_path_that_can_not_be_followed_stops_every_step() {
+    let fake = installed().await;
+    std::fs::rename(
+        fake.root.path("/var/lib/kubelet"),
+        fake.root.path("/var/lib/kubelet2"),
+    )
+    .unwrap();
+    symlink("kubelet", fake.root.path("/var/lib/kubelet")).unwrap();
+    let error = step(&fake, Step::Stop).await.unwrap_err();
+    assert_eq!(error.reason(), "FILE_FAILED");
+    assert_eq!(fake.systemd.orders(), []);
 }

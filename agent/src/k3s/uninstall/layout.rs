@@ -1,0 +1,124 @@
+//! Where the directories of k3s really lie, and which of them this agent can't look into.
+//!
+//! Somebody may have put a link above them, to a larger disk. The mount table knows only the places that links lead to, and the
+//! agent's own unit hides some places of the machine from it, where the removal of files would find what it didn't see.
+
+use std::path::{Path, PathBuf};
+
+use canasta_host::links::{self, Led};
+use canasta_host::mounts::Mount;
+use canasta_host::{FileError, Host};
+
+use super::{data, guard};
+use crate::k3s::paths;
+
+/// Below these k3s mounts things.
+const WITH_MOUNTS: [&str; 4] = [
+    paths::RUN_DIR,
+    paths::KUBELET_PLUGINS,
+    paths::KUBELET_PODS,
+    paths::NETNS_DIR,
+];
+
+/// What the agent's unit shows it otherwise than it is (`ProtectHome=`, `PrivateTmp=`).
+const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
+
+/// Where directories really lie.
+#[derive(Debug, Default)]
+pub(super) struct Layout {
+    /// Those that k3s mounts in: as it names them, and where they lie.
+    with_mounts: Vec<(PathBuf, PathBuf)>,
+    /// Those that go, by both names.
+    trees: Vec<PathBuf>,
+}
+
+impl Layout {
+    /// Looks; `others` go besides k3s's own.
+    pub(super) async fn look(
+        host: &Host,
+        table: &[Mount],
+        others: &[PathBuf],
+    ) -> Result<Self, FileError> {
+        let mut layout = Self::default();
+        for named in WITH_MOUNTS.map(PathBuf::from) {
+            let led = links::follow(&host.root, table, &named).await?;
+            layout.with_mounts.push((named, led.path));
+        }
+        for named in guard::trees().iter().chain(others) {
+            let led = links::follow(&host.root, table, named).await?;
+            layout.trees.extend([named.clone(), led.path]);
+        }
+        Ok(layout)
+    }
+
+    /// How k3s names a mount point.
+    pub(super) fn named(&self, point: &Path) -> PathBuf {
+        let mut known = self.with_mounts.iter();
+        known
+            .find_map(|(named, real)| Some(named.join(point.strip_prefix(real).ok()?)))
+            .unwrap_or_else(|| point.to_path_buf())
+    }
+
+    /// Whether a mount point lies at or below what goes.
+    pub(super) fn goes(&self, point: &Path) -> bool {
+        self.trees.iter().any(|tree| point.starts_with(tree))
+    }
+}
+
+/// A directory in which volumes keep their data.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Its name.
+    pub(super) path: String,
+    /// Where it leads.
+    led: Led,
+    /// Whether the agent can't see what is in it.
+    pub(super) is_hidden: bool,
+}
+
+impl Place {
+    /// All of them, the one in effect first.
+    pub(super) async fn all(host: &Host, table: &[Mount]) -> Result<Vec<Self>, crate::k3s::Error> {
+        let hidden = hidden(host, table).await?;
+        let mut places = Vec::new();
+        for path in data::places(host).await? {
+            let led = links::follow(&host.root, table, Path::new(&path)).await?;
+            let is_below = |path: &Path| hidden.iter().any(|hidden| path.starts_with(hidden));
+            let mut passed = led.links.iter().map(|(link, _)| link.as_path());
+            let is_hidden = is_below(&led.path) || passed.any(is_below);
+            places.push(Self {
+                path,
+                led,
+                is_hidden,
+            });
+        }
+        Ok(places)
+    }
+
+    /// The network file system that it lies on: looking at it could wait for ever.
+    pub(super) fn remote(&self) -> Option<&Mount> {
+        self.led.remote.as_ref()
+    }
+
+    /// Its name, with the links that lead on from it.
+    pub(super) fn in_words(&self) -> String {
+        let links = self.led.links.iter();
+        let links: Vec<String> = links
+            .map(|(link, target)| format!("{} is a link to {}", link.display(), target.display()))
+            .collect();
+        if links.is_empty() {
+            return self.path.clone();
+        }
+        format!("{} ({})", self.path, links.join(", "))
+    }
+}
+
+/// The hidden directories, by their names and by where they lie.
+async fn hidden(host: &Host, table: &[Mount]) -> Result<Vec<PathBuf>, FileError> {
+    let mut hidden = Vec::new();
+    for named in HIDDEN.map(PathBuf::from) {
+        let led = links::follow(&host.root, table, &named).await?;
+        hidden.extend([named, led.path]);
+    }
+    Ok(hidden)
+}
