@@ -19,7 +19,7 @@ type Umount = Arc<dyn Fn(MntFlags) -> Result<(), Errno> + Send + Sync>;
 /// Unmounts. Where something holds the mount, it leaves the tree of files at once and ends when that lets go: what is still
 /// being written is written.
 ///
-/// Only where a server does not let the unmount come back within [`PATIENCE`] is the mount forced. That ends what waits for
+/// Only where a server does not let the unmount come back within its patience is the mount forced. That ends what waits for
 /// the server, and loses what was not written yet, so a server that answers is never treated so.
 pub fn unmount(mount: &Mount) -> io::Result<()> {
     let point = mount.point.clone();
