@@ -211,9 +211,9 @@ impl Kind {
         u32::from(matches!(self, Self::Install | Self::Change | Self::Join))
     }
 
-    /// Whether it takes little time. What asks two nodes and the API in each run takes more.
+    /// Whether it takes little time. What asks two nodes and the API in each run takes more, and so does what restarts k3s.
     pub(super) fn is_short(self) -> bool {
-        !matches!(self, Self::Join | Self::RemoveWorker)
+        !matches!(self, Self::Join | Self::RemoveWorker | Self::Change)
     }
 
     /// Whether the ground can be used again after it; nothing undoes an adoption.
