@@ -59,6 +59,8 @@ token=$(cat $place/cp1/root/var/lib/rancher/k3s/server/token)
 agent
 wait_for 'kubectl get nodes | grep -q "w1 *Ready"'
 wait_for 'ip route | grep -q 10.42.1.0/24'
+wait_for 'on_w1 ip neigh show dev flannel.1 | grep -q PERMANENT'
+wait_for 'on_w1 bridge fdb show dev flannel.1 | grep -q 10.77.0.11'
 show joined
 echo "== cp1 routes"; ip route
 cat >$place/cp1/root/tmp/pod.json <<END
@@ -81,7 +83,7 @@ kubectl delete --raw $pods/sleeper >/dev/null
 wait_for '! kubectl get --raw $pods/sleeper >/dev/null 2>&1'
 show without
 kubectl delete node w1 >/dev/null
-wait_for '! ip route | grep -q 10.42.1.0/24'
+wait_for '! { ip route | grep 10.42.1.0/24; ip neigh show dev flannel.1; bridge fdb show dev flannel.1; } | grep -q .'
 echo "== deleted neighbours"; ip neigh show dev flannel.1
 echo "== deleted forwards"; bridge fdb show dev flannel.1
 echo "== end"
