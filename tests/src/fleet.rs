@@ -319,6 +319,23 @@ impl Fleet {
         node
     }
 
+    /// A fleet with a control plane that has k3s, and a worker that has not joined its cluster: `cp1` and `w1`.
+    ///
+    /// # Panics
+    /// When the install fails.
+    pub async fn with_worker() -> (Self, Node, Node) {
+        let fleet = Self::start().await;
+        let control_plane = fleet.joined("cp1").await;
+        let worker = fleet.joined("w1").await;
+        for node in [&control_plane, &worker] {
+            node.k3s.set_scale(0.01);
+        }
+        let installed = fleet.install(client::install_on("cp1")).await;
+        let installed = installed.expect("it is planned");
+        assert_eq!(installed.state(), pb::OperationState::Succeeded);
+        (fleet, control_plane, worker)
+    }
+
     /// Adds a node's host and has it join.
     ///
     /// # Panics

@@ -74,10 +74,12 @@ show running
 kill $w1
 wait $w1 || true
 show stopped
-agent
 wait_for 'kubectl get nodes | grep -q "w1 *NotReady"'
+before=$(kubectl get --raw $pods/sleeper)
+agent
 wait_for 'kubectl get nodes | grep -q "w1 *Ready"'
-sleep 1
+# The kubelet has taken up its pod again once it tells of it.
+wait_for '[ "$(kubectl get --raw $pods/sleeper)" != "$before" ]'
 show again
 kubectl delete --raw $pods/sleeper >/dev/null
 wait_for '! kubectl get --raw $pods/sleeper >/dev/null 2>&1'

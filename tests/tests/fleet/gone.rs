@@ -3,18 +3,11 @@
 use canasta_proto::pb;
 use canasta_proto::pb::OperationState;
 use canasta_tests::fleet::Fleet;
-use canasta_tests::fleet::client::{fault, install_on};
+use canasta_tests::fleet::client::fault;
 
 #[tokio::test]
 async fn a_worker_that_answers_stays_also_when_the_controller_has_just_been_started() {
-    let mut fleet = Fleet::start().await;
-    let control_plane = fleet.joined("cp1").await;
-    let worker = fleet.joined("w1").await;
-    for node in [&control_plane, &worker] {
-        node.k3s.set_scale(0.01);
-    }
-    let installed = fleet.install(install_on("cp1")).await.unwrap();
-    assert_eq!(installed.state(), OperationState::Succeeded);
+    let (mut fleet, _control_plane, _worker) = Fleet::with_worker().await;
     let admin = fleet.admin().await;
     let join = admin.join_worker("w1", "cp1").await.unwrap();
     assert_eq!(admin.ended(&join).await.state(), OperationState::Succeeded);

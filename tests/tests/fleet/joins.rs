@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use canasta_proto::pb::{ErrorReport, OperationState};
 use canasta_standin::kubectl;
-use canasta_tests::fleet::client::install_on;
 use canasta_tests::fleet::node::Node;
 use canasta_tests::fleet::trap::Moment;
 use canasta_tests::fleet::{Fleet, k3s};
@@ -23,14 +22,7 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let fleet = Fleet::start().await;
-        let control_plane = fleet.joined("cp1").await;
-        let worker = fleet.joined("w1").await;
-        for node in [&control_plane, &worker] {
-            node.k3s.set_scale(0.01);
-        }
-        let installed = fleet.install(install_on("cp1")).await.unwrap();
-        assert_eq!(installed.state(), OperationState::Succeeded);
+        let (fleet, control_plane, worker) = Fleet::with_worker().await;
         Self {
             fleet,
             control_plane,

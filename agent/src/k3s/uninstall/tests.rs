@@ -468,12 +468,8 @@ async fn settings_of_the_operator_are_kept_and_told() {
     assert!(last.detail.contains("registries.yaml"), "{}", last.detail);
 }
 
-#[tokio::test]
-async fn what_k3s_changed_in_the_kernel_is_told() {
-    let fake = FakeHost::new("w1");
-    let forward = "/proc/sys/net/ipv4/ip_forward";
-    fake.root.write(forward, "0\n", 0o644).await.unwrap();
-    let picture = snapshot(&fake).await;
+/// A record of a k3s of which nothing is there, and the picture from before.
+async fn installed_with(fake: &FakeHost, picture: Vec<u8>) {
     let mut record = Record::new(Origin::Installed, Role::Agent);
     record.put(Owned {
         path: paths::BINARY.to_owned(),
@@ -486,6 +482,15 @@ async fn what_k3s_changed_in_the_kernel_is_told() {
         .write(paths::SNAPSHOT, picture, 0o600)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn what_k3s_changed_in_the_kernel_is_told() {
+    let fake = FakeHost::new("w1");
+    let forward = "/proc/sys/net/ipv4/ip_forward";
+    fake.root.write(forward, "0\n", 0o644).await.unwrap();
+    let picture = snapshot(&fake).await;
+    installed_with(&fake, picture).await;
     fake.root.write(forward, "1\n", 0o644).await.unwrap();
     let done = step(&fake, Step::Compare).await.unwrap();
     assert_eq!(done.outcome, StepOutcome::Changed);

@@ -13,15 +13,18 @@ use crate::workflows::node_target;
 const NODE: &str = "/api/v1/nodes/w1";
 const CORDONED_BY: &str = "canasta.wiki/cordoned-by";
 
-fn asked() -> pb::DrainNodeRequest {
-    pb::DrainNodeRequest {
-        node: "w1".to_owned(),
-        ..pb::DrainNodeRequest::default()
-    }
+async fn started(lab: &Lab) -> String {
+    started_for(lab, 0).await
 }
 
-async fn started(lab: &Lab) -> String {
-    let started = drain(&lab.context, &lab.operations, &asked(), "user anna").await;
+/// Starts a drain that may take so many seconds; 0 for as long as the controller says.
+async fn started_for(lab: &Lab, timeout_seconds: u32) -> String {
+    let request = pb::DrainNodeRequest {
+        node: "w1".to_owned(),
+        timeout_seconds,
+        ..pb::DrainNodeRequest::default()
+    };
+    let started = drain(&lab.context, &lab.operations, &request, "user anna").await;
     started.expect("started").0
 }
 
@@ -113,11 +116,7 @@ async fn a_budget_is_heeded_and_named_and_the_cordon_taken_back() {
     let path = put(&lab, "web", "ReplicaSet");
     let budget = "The disruption budget one needs 1 healthy pods and has 1 currently";
     lab.api.keep_pod(&path, budget);
-    let mut request = asked();
-    request.timeout_seconds = 1;
-    let (id, _) = drain(&lab.context, &lab.operations, &request, "user anna")
-        .await
-        .expect("started");
+    let id = started_for(&lab, 1).await;
     let error = lab.ended(&id).await.error.expect("failed");
     assert_eq!(error.reason, "DRAIN_BLOCKED");
     assert_eq!(error.causes, [format!("pod n/web: {budget}")]);
@@ -137,11 +136,7 @@ async fn what_keeps_a_pod_is_named_also_when_it_was_not_tried_in_the_last_look()
     lab.joined().await;
     let path = put(&lab, "web", "ReplicaSet");
     lab.api.keep_pod(&path, "the budget");
-    let mut request = asked();
-    request.timeout_seconds = 1;
-    let (id, _) = drain(&lab.context, &lab.operations, &request, "user anna")
-        .await
-        .expect("started");
+    let id = started_for(&lab, 1).await;
     let error = lab.ended(&id).await.error.expect("failed");
     assert_eq!(error.causes, ["pod n/web: the budget"]);
     let tries = |change: &&String| change.ends_with("/eviction");
@@ -155,11 +150,7 @@ async fn a_pod_whose_eviction_is_an_error_keeps_no_other_pod() {
     let refused = put(&lab, "a", "ReplicaSet");
     let leaves = put(&lab, "b", "ReplicaSet");
     lab.api.refuse_eviction(&refused, 500, "has two budgets");
-    let mut request = asked();
-    request.timeout_seconds = 1;
-    let (id, _) = drain(&lab.context, &lab.operations, &request, "user anna")
-        .await
-        .expect("started");
+    let id = started_for(&lab, 1).await;
     let error = lab.ended(&id).await.error.expect("failed");
     assert_eq!(error.reason, "DRAIN_BLOCKED");
     assert_eq!(
@@ -199,11 +190,7 @@ async fn a_budget_that_yields_in_time_lets_the_drain_end() {
     lab.joined().await;
     let path = put(&lab, "web", "ReplicaSet");
     lab.api.keep_pod(&path, "not yet");
-    let mut request = asked();
-    request.timeout_seconds = 30;
-    let (id, _) = drain(&lab.context, &lab.operations, &request, "user anna")
-        .await
-        .expect("started");
+    let id = started_for(&lab, 30).await;
     lab.api.keep_pod(&path, "");
     assert_eq!(lab.ended(&id).await.state(), pb::OperationState::Succeeded);
 }
@@ -214,11 +201,7 @@ async fn a_drain_that_is_cancelled_takes_its_cordon_back() {
     lab.joined().await;
     let path = put(&lab, "web", "ReplicaSet");
     lab.api.keep_pod(&path, "never");
-    let mut request = asked();
-    request.timeout_seconds = 600;
-    let (id, _) = drain(&lab.context, &lab.operations, &request, "user anna")
-        .await
-        .expect("started");
+    let id = started_for(&lab, 600).await;
     lab.comes_to(|| cordoned(&lab).0).await;
     lab.operations.cancel(&id).await.expect("running");
     assert_eq!(lab.ended(&id).await.state(), pb::OperationState::Cancelled);
@@ -246,11 +229,7 @@ async fn the_cordon_of_somebody_else_stays_whatever_comes() {
     );
     let path = put(&lab, "web", "ReplicaSet");
     lab.api.keep_pod(&path, "never");
-    let mut request = asked();
-    request.timeout_seconds = 1;
-    let (id, _) = drain(&lab.context, &lab.operations, &request, "user anna")
-        .await
-        .expect("started");
+    let id = started_for(&lab, 1).await;
     let operation = lab.ended(&id).await;
     assert_eq!(operation.state(), pb::OperationState::Failed);
     assert_eq!(cordoned(&lab), (true, "user bert".to_owned()));
@@ -373,11 +352,7 @@ async fn what_an_earlier_operation_left_is_taken_over_and_taken_back() {
     lab.context.store.put_debt(&debt).await.expect("stored");
     let path = put(&lab, "web", "ReplicaSet");
     lab.api.keep_pod(&path, "never");
-    let mut request = asked();
-    request.timeout_seconds = 1;
-    let (id, _) = drain(&lab.context, &lab.operations, &request, "user anna")
-        .await
-        .expect("started");
+    let id = started_for(&lab, 1).await;
     assert_eq!(lab.ended(&id).await.state(), pb::OperationState::Failed);
     assert_eq!(cordoned(&lab), (false, String::new()));
 }

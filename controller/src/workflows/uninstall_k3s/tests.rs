@@ -326,20 +326,25 @@ async fn by_force_a_dead_api_is_gone_past_and_what_is_left_is_owed_and_paid() {
     assert_eq!(lab.context.store.due_debts().await.expect("read"), []);
 }
 
-#[tokio::test]
-async fn the_node_of_a_host_that_joined_again_is_not_deleted_for_an_old_debt() {
-    let lab = Lab::new().await;
-    lab.joined().await;
-    let store = &lab.context.store;
-    let debt = NewDebt {
-        machine: "",
+/// What an operation that is over owes for the Node of this machine.
+fn owed_by(machine: &str) -> NewDebt<'_> {
+    NewDebt {
+        machine,
         cluster: "c",
         kind: DebtKind::DeleteNode,
         node_name: "w1",
         host: "w1",
         operation: "gone",
         last_error: "",
-    };
+    }
+}
+
+#[tokio::test]
+async fn the_node_of_a_host_that_joined_again_is_not_deleted_for_an_old_debt() {
+    let lab = Lab::new().await;
+    lab.joined().await;
+    let store = &lab.context.store;
+    let debt = owed_by("");
     store.put_debt(&debt).await.expect("stored");
     assert_eq!(lab.context.clusters.pay().await.expect("read"), []);
     let api = lab.context.clusters.api_of("c").await.expect("answers");
@@ -371,15 +376,7 @@ async fn a_machine_that_has_taken_the_name_keeps_its_node_and_pods() {
     assert_eq!(lab.api.changes(), [""; 0]);
 
     // Nor does a debt of the machine before delete it.
-    let debt = NewDebt {
-        machine: "machine-w1",
-        cluster: "c",
-        kind: DebtKind::DeleteNode,
-        node_name: "w1",
-        host: "w1",
-        operation: "gone",
-        last_error: "",
-    };
+    let debt = owed_by("machine-w1");
     lab.context.store.put_debt(&debt).await.expect("stored");
     assert_eq!(lab.context.clusters.pay().await.expect("read"), []);
     assert!(lab.api.get("/api/v1/nodes/w1").is_some());

@@ -60,22 +60,6 @@ async fn a_tool_that_never_could_read_its_rules_is_no_obstacle() {
     assert!(!exists(&fake, paths::RECORD).await);
 }
 
-/// A record of a k3s of which nothing is there, and the picture from before.
-async fn installed_with(fake: &FakeHost, picture: Vec<u8>) {
-    let mut record = Record::new(Origin::Installed, Role::Agent);
-    record.put(Owned {
-        path: paths::BINARY.to_owned(),
-        kind: Kind::File,
-        sha256: String::new(),
-        created: true,
-    });
-    record.save(&fake.host()).await.unwrap();
-    fake.root
-        .write(paths::SNAPSHOT, picture, 0o600)
-        .await
-        .unwrap();
-}
-
 #[tokio::test]
 async fn what_could_not_be_read_is_told_and_the_record_kept_until_it_can_be() {
     let fake = installed().await;
