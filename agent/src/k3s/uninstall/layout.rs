@@ -122,3 +122,31 @@ async fn hidden(host: &Host, table: &[Mount]) -> Result<Vec<PathBuf>, FileError>
     }
     Ok(hidden)
 }
+
+#[cfg(test)]
+mod tests {
+    /// Settings of a unit by which it sees other files than the machine has.
+    const HIDING: [&str; 7] = [
+        "ProtectHome=",
+        "PrivateTmp=",
+        "InaccessiblePaths=",
+        "TemporaryFileSystem=",
+        "BindPaths=",
+        "BindReadOnlyPaths=",
+        "RootDirectory=",
+    ];
+
+    #[test]
+    fn the_unit_hides_nothing_that_is_not_known_here_to_be_hidden() {
+        let unit = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../packaging/systemd/canasta-agent.service"
+        );
+        let text = std::fs::read_to_string(unit).expect("the unit");
+        let hides: Vec<_> = text
+            .lines()
+            .filter(|line| HIDING.iter().any(|key| line.starts_with(key)))
+            .collect();
+        assert_eq!(hides, ["ProtectHome=yes", "PrivateTmp=yes"]);
+    }
+}
