@@ -113,7 +113,7 @@ impl Artefacts {
         let staging = self.open(sha256, size).await?;
         let offset = staging.offset();
         if offset == 0 {
-            staging.discard().await?;
+            self.blocking(move |_| staging.discard()).await?;
         }
         Ok(Held {
             complete: false,
@@ -121,7 +121,8 @@ impl Artefacts {
         })
     }
 
-    /// Begins or resumes a push at `offset`. Of other artefacts only the newest stays staged.
+    /// Begins or resumes a push at `offset`. Of other artefacts only the newest stays staged: the rest goes after the push, or
+    /// before it where the room is needed.
     ///
     /// # Errors
     /// When the offset is not where the staged part ends, when there is no room, or the disk fails.
@@ -136,7 +137,6 @@ impl Artefacts {
             // The answer to an earlier push was lost.
             return Ok(Push::already_there(size));
         }
-        self.keep_newest(Some(sha256), MOST_STAGED - 1).await?;
         let staging = self.open(sha256, size).await?;
         if staging.offset() != offset {
             return Err(ArtefactError::WrongOffset {
@@ -145,13 +145,26 @@ impl Artefacts {
                 offered: offset,
             });
         }
-        self.room_for(sha256, size - offset).await?;
-        Ok(Push::begin(&self.life, staging, size, place, superseded))
+        let missing = size - offset;
+        if self.room_for(sha256, missing).await.is_err() {
+            self.keep_newest(Some(sha256), MOST_STAGED - 1).await?;
+            self.room_for(sha256, missing).await?;
+        }
+        // Deleting a large file takes a third of the time of sending one, so nobody is made to wait for it without need.
+        let (artefacts, wanted) = (self.clone(), sha256.clone());
+        let afterwards = async move { artefacts.sweep_but(Some(&wanted), MOST_STAGED - 1).await };
+        Ok(Push::begin(
+            &self.life, staging, size, place, superseded, afterwards,
+        ))
     }
 
     /// Removes what is staged beyond the newest. What can't be removed is logged. Called at the agent's start.
     pub async fn sweep(&self) {
-        if let Err(error) = self.keep_newest(None, MOST_STAGED).await {
+        self.sweep_but(None, MOST_STAGED).await;
+    }
+
+    async fn sweep_but(&self, wanted: Option<&Sha256Hex>, most: usize) {
+        if let Err(error) = self.keep_newest(wanted, most).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "staged files of earlier pushes stay"
@@ -205,12 +218,20 @@ impl Artefacts {
     }
 
     async fn keep_newest(&self, wanted: Option<&Sha256Hex>, most: usize) -> Result<(), FileError> {
-        let directory = self.host.root.path(paths::BINARY_DIR);
         let wanted = wanted.cloned();
-        let named = directory.clone();
-        tokio::task::spawn_blocking(move || sweep::keep_newest(&directory, wanted.as_ref(), most))
+        self.blocking(move |directory| Ok(sweep::keep_newest(directory, wanted.as_ref(), most)?))
             .await
-            .map_err(|_| FileError::Interrupted { path: named })??;
-        Ok(())
+    }
+
+    /// Runs work on the directory of staged files on a thread that may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Path) -> Result<T, FileError> + Send + 'static,
+    ) -> Result<T, FileError> {
+        let directory = self.host.root.path(paths::BINARY_DIR);
+        let named = directory.clone();
+        tokio::task::spawn_blocking(move || work(&directory))
+            .await
+            .map_err(|_| FileError::Interrupted { path: named })?
     }
 }

@@ -40,23 +40,32 @@ impl Collector {
             agent_version: self.agent_version.clone(),
             ..pb::NodeFacts::default()
         };
-        self.machine(&mut facts).await;
-        self.network(&mut facts).await;
-        match self.host.systemd.system_state().await {
+        // Most of the time goes in waiting for systemd, so what needs no systemd is looked up meanwhile.
+        let here = async {
+            self.machine(&mut facts).await;
+            self.network(&mut facts).await;
+        };
+        let state = self.host.systemd.system_state();
+        let ((), state, sight) = tokio::join!(here, state, self.k3s());
+        match state {
             Ok(state) => facts.systemd_state = state,
             Err(error) => facts
                 .unknown
                 .push(format!("state of systemd: {}", with_causes(&error))),
         }
-        match Traces::look(&self.host).await {
-            Ok(traces) => {
-                let sight = look(&self.host, &traces, &self.binary).await;
+        match sight {
+            Ok(sight) => {
                 facts.k3s = Some(sight.k3s);
                 facts.unknown.extend(sight.unknown);
             }
             Err(error) => facts.unknown.push(format!("k3s: {}", with_causes(&error))),
         }
         facts
+    }
+
+    async fn k3s(&self) -> Result<k3s::Sight, crate::k3s::Error> {
+        let traces = Traces::look(&self.host).await?;
+        Ok(look(&self.host, &traces, &self.binary).await)
     }
 
     async fn machine(&self, facts: &mut pb::NodeFacts) {

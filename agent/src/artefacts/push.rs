@@ -1,7 +1,7 @@
-//! One push: chunks go through a short queue to a task that hashes and writes them, while the next ones arrive.
+//! One push: chunks go through a short queue to a thread that hashes and writes them, while the next ones arrive.
 
 use bytes::Bytes;
-use canasta_host::{FileError, Staging};
+use canasta_host::Staging;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,7 @@ const IN_FLIGHT: usize = 2;
 /// What is staged is a program.
 const MODE: u32 = 0o755;
 
-/// What the writing task is told.
+/// What the writing thread is told.
 enum Part {
     Chunk(Bytes),
     /// All has arrived: check it and give it its name.
@@ -31,7 +31,7 @@ pub struct Push {
 #[derive(Debug)]
 struct Writer {
     parts: mpsc::Sender<Part>,
-    outcome: oneshot::Receiver<Result<(), FileError>>,
+    outcome: oneshot::Receiver<Result<(), ArtefactError>>,
     superseded: CancellationToken,
 }
 
@@ -46,14 +46,17 @@ impl Push {
         size: u64,
         place: OwnedMutexGuard<()>,
         superseded: CancellationToken,
+        afterwards: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         let (parts, arriving) = mpsc::channel(IN_FLIGHT);
         let (done, outcome) = oneshot::channel();
         life.spawn(async move {
             // Held until the last byte is written, so that a newer push finds the file at rest.
             let _place = place;
+            let written = tokio::task::spawn_blocking(move || write(staging, arriving)).await;
             // Nobody listens any more when the connection broke.
-            let _ = done.send(write(staging, arriving).await);
+            let _ = done.send(written.unwrap_or(Err(ArtefactError::Stopping)));
+            afterwards.await;
         });
         Self {
             size,
@@ -106,22 +109,21 @@ impl Push {
         };
         drop(writer.parts);
         match writer.outcome.await {
-            Ok(done) => Ok(done?),
+            Ok(done) => done,
             Err(_) => Err(ArtefactError::Stopping),
         }
     }
 }
 
-async fn write(mut staging: Staging, mut arriving: mpsc::Receiver<Part>) -> Result<(), FileError> {
-    while let Some(part) = arriving.recv().await {
+fn write(mut staging: Staging, mut arriving: mpsc::Receiver<Part>) -> Result<(), ArtefactError> {
+    while let Some(part) = arriving.blocking_recv() {
         match part {
             Part::Chunk(chunk) => {
-                let offset = staging.offset();
-                staging.append(offset, chunk).await?;
+                staging.append(staging.offset(), &chunk)?;
             }
-            Part::End => return staging.finish(MODE).await,
+            Part::End => return Ok(staging.finish(MODE)?),
         }
     }
     // The connection broke: what is there is worth keeping even over a power cut.
-    staging.sync().await
+    Ok(staging.sync()?)
 }

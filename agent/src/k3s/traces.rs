@@ -44,9 +44,11 @@ impl Traces {
                 uninstall_script = Some(path.to_owned());
             }
         }
+        let (server_unit, agent_unit) =
+            tokio::try_join!(known(paths::SERVER_UNIT), known(paths::AGENT_UNIT))?;
         Ok(Self {
-            server_unit: known(paths::SERVER_UNIT).await?,
-            agent_unit: known(paths::AGENT_UNIT).await?,
+            server_unit,
+            agent_unit,
             binary,
             server_data: !host.root.list(paths::SERVER_DIR).await?.is_empty(),
             uninstall_script,

@@ -2,15 +2,17 @@
 //!
 //! A staged file is named after its target and its announced SHA-256 (`.k3s.part-0123456789abcdef`), so that a resumed transfer
 //! never continues another file. Opening one removes the staged files of other contents for the same target.
+//!
+//! A transfer is the work of one thread from its first chunk to its last: handing every chunk to another thread and waiting
+//! for the answer costs more than writing it.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
-use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::task::JoinHandle;
 
 use super::{Change, FileError, Root, hash_into, hex};
 
@@ -22,16 +24,16 @@ const DIGITS: usize = 16;
 
 /// After so many bytes the disk is set to work while more arrive: what is left for the end is short, and memory holds little
 /// that is not on the disk.
-const FLUSH_EVERY: u64 = 32 << 20;
+const FLUSH_EVERY: u64 = 64 << 20;
 
-/// A file that is being received. Dropping it keeps what has arrived, for a later resume.
+/// A file that is being received. Dropping it keeps what has arrived, for a later resume. Its methods block.
 #[derive(Debug)]
 pub struct Staging {
     target: PathBuf,
     path: PathBuf,
     expected: Expected,
-    /// `None` only while a chunk is being written, or after that work was interrupted.
-    open: Option<Open>,
+    file: File,
+    hasher: Sha256,
     offset: u64,
     /// Where the last flush was begun.
     flushed: u64,
@@ -46,12 +48,6 @@ pub struct Expected {
     pub sha256: String,
     /// Length in bytes; nothing beyond it is written.
     pub size: u64,
-}
-
-#[derive(Debug)]
-struct Open {
-    file: File,
-    hasher: Sha256,
 }
 
 impl Root {
@@ -69,12 +65,13 @@ impl Root {
                 canasta_durable::create_dir_all(directory, 0o755)?;
             }
             sweep_others(full, Some(&path))?;
-            let (open, offset) = resume(&path, expected.size)?;
+            let (file, hasher, offset) = resume(&path, expected.size)?;
             Ok(Staging {
                 target: full.to_path_buf(),
                 path,
                 expected,
-                open: Some(open),
+                file,
+                hasher,
                 offset,
                 flushed: offset,
                 flush: None,
@@ -101,7 +98,7 @@ impl Staging {
     }
 
     /// Appends a chunk that begins at `offset` and returns where the next one begins.
-    pub async fn append(&mut self, offset: u64, chunk: Bytes) -> Result<u64, FileError> {
+    pub fn append(&mut self, offset: u64, chunk: &[u8]) -> Result<u64, FileError> {
         if offset != self.offset {
             return Err(FileError::WrongOffset {
                 path: self.target.clone(),
@@ -116,46 +113,42 @@ impl Staging {
                 limit: self.expected.size,
             });
         }
-        self.with_open(move |open, path| {
-            let written = open.file.write_all(&chunk);
-            if written.is_err() {
-                // A part of the chunk may be there; cut it off so that file and hash stay one.
-                let _ = open
-                    .file
-                    .set_len(offset)
-                    .and_then(|()| open.file.seek(SeekFrom::Start(offset)));
-            }
-            written.map_err(|source| FileError::io("write", path, source))?;
-            open.hasher.update(&chunk);
-            Ok(())
-        })
-        .await?;
+        if let Err(source) = self.file.write_all(chunk) {
+            // A part of the chunk may be there; cut it off so that file and hash stay one.
+            let _ = self
+                .file
+                .set_len(offset)
+                .and_then(|()| self.file.seek(SeekFrom::Start(offset)));
+            return Err(FileError::io("write", &self.path, source));
+        }
+        self.hasher.update(chunk);
         self.offset = end;
         if end - self.flushed >= FLUSH_EVERY {
-            self.flush_behind().await?;
+            self.flush_behind()?;
         }
         Ok(end)
     }
 
     /// Begins to bring to the disk what has arrived, beside the chunks to come. Waits for the flush before this one.
-    async fn flush_behind(&mut self) -> Result<(), FileError> {
-        self.flush_ended().await?;
+    fn flush_behind(&mut self) -> Result<(), FileError> {
+        self.flush_ended()?;
         self.flushed = self.offset;
-        let file = match &self.open {
-            Some(open) => open.file.try_clone(),
-            None => return Ok(()),
-        };
-        let file = file.map_err(|source| FileError::io("sync", &self.path, source))?;
-        self.flush = Some(tokio::task::spawn_blocking(move || file.sync_data()));
+        let failed = |source| FileError::io("sync", &self.path, source);
+        let file = self.file.try_clone().map_err(failed)?;
+        let flush = std::thread::Builder::new()
+            .name("flush".to_owned())
+            .spawn(move || file.sync_data())
+            .map_err(failed)?;
+        self.flush = Some(flush);
         Ok(())
     }
 
     /// Waits for the flush that is under way.
-    async fn flush_ended(&mut self) -> Result<(), FileError> {
+    fn flush_ended(&mut self) -> Result<(), FileError> {
         let Some(flush) = self.flush.take() else {
             return Ok(());
         };
-        match flush.await {
+        match flush.join() {
             Ok(flushed) => flushed.map_err(|source| FileError::io("sync", &self.path, source)),
             Err(_) => Err(FileError::Interrupted {
                 path: self.target.clone(),
@@ -164,70 +157,42 @@ impl Staging {
     }
 
     /// Flushes what has arrived to the disk, so that a resume after a power cut finds it.
-    pub async fn sync(&mut self) -> Result<(), FileError> {
-        self.flush_ended().await?;
-        self.with_open(|open, path| {
-            open.file
-                .sync_data()
-                .map_err(|source| FileError::io("sync", path, source))
-        })
-        .await
+    pub fn sync(&mut self) -> Result<(), FileError> {
+        self.flush_ended()?;
+        self.file
+            .sync_data()
+            .map_err(|source| FileError::io("sync", &self.path, source))
     }
 
     /// Checks length and SHA-256, sets `mode`, fsyncs and renames the file over its target. A file that isn't the announced one
     /// is deleted; one that is incomplete stays for a resume.
-    pub async fn finish(mut self, mode: u32) -> Result<(), FileError> {
-        self.flush_ended().await?;
-        let (target, expected, offset) = (self.target.clone(), self.expected.clone(), self.offset);
-        if offset != expected.size {
+    pub fn finish(mut self, mode: u32) -> Result<(), FileError> {
+        self.flush_ended()?;
+        if !self.is_complete() {
             return Err(FileError::Incomplete {
-                path: target,
-                length: offset,
-                expected: expected.size,
+                path: self.target,
+                length: self.offset,
+                expected: self.expected.size,
             });
         }
-        self.with_open(move |open, path| {
-            let found = hex(&open.hasher.clone().finalize());
-            if found != expected.sha256 {
-                canasta_durable::remove(path)?;
-                return Err(FileError::Checksum {
-                    path: target,
-                    expected: expected.sha256,
-                    found,
-                });
-            }
-            open.file
-                .set_permissions(Permissions::from_mode(mode))
-                .map_err(|source| FileError::io("set the mode of", path, source))?;
-            Ok(canasta_durable::persist(path, &target)?)
-        })
-        .await
+        let found = hex(&self.hasher.finalize());
+        if found != self.expected.sha256 {
+            canasta_durable::remove(&self.path)?;
+            return Err(FileError::Checksum {
+                path: self.target,
+                expected: self.expected.sha256,
+                found,
+            });
+        }
+        self.file
+            .set_permissions(Permissions::from_mode(mode))
+            .map_err(|source| FileError::io("set the mode of", &self.path, source))?;
+        Ok(canasta_durable::persist(&self.path, &self.target)?)
     }
 
     /// Deletes what has arrived.
-    pub async fn discard(mut self) -> Result<Change, FileError> {
-        self.with_open(|_, path| Ok(Change::from_bool(canasta_durable::remove(path)?)))
-            .await
-    }
-
-    /// Runs `work` on the open file on a thread that may block.
-    async fn with_open<T, F>(&mut self, work: F) -> Result<T, FileError>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut Open, &Path) -> Result<T, FileError> + Send + 'static,
-    {
-        let interrupted = || FileError::Interrupted {
-            path: self.target.clone(),
-        };
-        let mut open = self.open.take().ok_or_else(interrupted)?;
-        let path = self.path.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            let answer = work(&mut open, &path);
-            (open, answer)
-        });
-        let (open, answer) = done.await.map_err(|_| interrupted())?;
-        self.open = Some(open);
-        answer
+    pub fn discard(self) -> Result<Change, FileError> {
+        Ok(Change::from_bool(canasta_durable::remove(&self.path)?))
     }
 }
 
@@ -246,7 +211,7 @@ fn staged_prefix(target: &Path) -> String {
 }
 
 /// Opens or creates the staged file and brings hasher and position to its end. One that is longer than announced starts afresh.
-fn resume(path: &Path, size: u64) -> Result<(Open, u64), FileError> {
+fn resume(path: &Path, size: u64) -> Result<(File, Sha256, u64), FileError> {
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -266,7 +231,7 @@ fn resume(path: &Path, size: u64) -> Result<(Open, u64), FileError> {
             .map_err(|source| FileError::io("empty", path, source))?;
         (hasher, offset) = (Sha256::new(), 0);
     }
-    Ok((Open { file, hasher }, offset))
+    Ok((file, hasher, offset))
 }
 
 /// Removes the staged files for `target` other than `keep`.

@@ -2,7 +2,6 @@
 
 use super::staging::Expected;
 use super::*;
-use bytes::Bytes;
 
 fn root() -> (tempfile::TempDir, Root) {
     let directory = tempfile::tempdir().unwrap();
@@ -146,14 +145,8 @@ async fn a_file_arrives_in_chunks_across_a_break() {
         .open_staging("/usr/local/bin/k3s", hello())
         .await
         .unwrap();
-    assert_eq!(
-        staging
-            .append(0, Bytes::from_static(b"hello"))
-            .await
-            .unwrap(),
-        5
-    );
-    staging.sync().await.unwrap();
+    assert_eq!(staging.append(0, b"hello").unwrap(), 5);
+    staging.sync().unwrap();
     drop(staging);
 
     let mut staging = root
@@ -162,10 +155,7 @@ async fn a_file_arrives_in_chunks_across_a_break() {
         .unwrap();
     assert_eq!(staging.offset(), 5);
     assert!(!staging.is_complete());
-    let error = staging
-        .append(0, Bytes::from_static(b"hello"))
-        .await
-        .unwrap_err();
+    let error = staging.append(0, b"hello").unwrap_err();
     assert!(
         matches!(
             error,
@@ -177,23 +167,14 @@ async fn a_file_arrives_in_chunks_across_a_break() {
         ),
         "{error:?}"
     );
-    let error = staging
-        .append(5, Bytes::from_static(b" worlds"))
-        .await
-        .unwrap_err();
+    let error = staging.append(5, b" worlds").unwrap_err();
     assert!(
         matches!(error, FileError::TooLarge { limit: 11, .. }),
         "{error:?}"
     );
-    assert_eq!(
-        staging
-            .append(5, Bytes::from_static(b" world"))
-            .await
-            .unwrap(),
-        11
-    );
+    assert_eq!(staging.append(5, b" world").unwrap(), 11);
     assert!(staging.is_complete());
-    staging.finish(0o755).await.unwrap();
+    staging.finish(0o755).unwrap();
     assert_eq!(root.list("/usr/local/bin").await.unwrap(), ["k3s"]);
     assert_eq!(root.mode("/usr/local/bin/k3s").await.unwrap(), Some(0o755));
     assert_eq!(
@@ -207,11 +188,8 @@ async fn a_wrong_file_is_deleted_and_an_incomplete_one_is_kept() {
     let (_directory, root) = root();
     root.write("/bin/k3s", "old", 0o755).await.unwrap();
     let mut staging = root.open_staging("/bin/k3s", hello()).await.unwrap();
-    staging
-        .append(0, Bytes::from_static(b"hello_"))
-        .await
-        .unwrap();
-    let error = staging.finish(0o755).await.unwrap_err();
+    staging.append(0, b"hello_").unwrap();
+    let error = staging.finish(0o755).unwrap_err();
     assert!(
         matches!(
             error,
@@ -225,11 +203,8 @@ async fn a_wrong_file_is_deleted_and_an_incomplete_one_is_kept() {
     );
 
     let mut staging = root.open_staging("/bin/k3s", hello()).await.unwrap();
-    staging
-        .append(6, Bytes::from_static(b"world"))
-        .await
-        .unwrap();
-    let error = staging.finish(0o755).await.unwrap_err();
+    staging.append(6, b"world").unwrap();
+    let error = staging.finish(0o755).unwrap_err();
     assert!(
         matches!(&error, FileError::Checksum { expected, .. } if expected == HELLO),
         "{error:?}"
@@ -249,7 +224,7 @@ async fn staged_files_of_other_contents_are_swept() {
         size: 3,
     };
     let mut staging = root.open_staging("/bin/k3s", other.clone()).await.unwrap();
-    staging.append(0, Bytes::from_static(b"abc")).await.unwrap();
+    staging.append(0, b"abc").unwrap();
     drop(staging);
     // Shorter than what is there: it can't be the same file.
     let staging = root
@@ -263,7 +238,7 @@ async fn staged_files_of_other_contents_are_swept() {
         root.list("/bin").await.unwrap(),
         [".k3s.part-b94d27b9934d3e08"]
     );
-    assert_eq!(staging.discard().await.unwrap(), Change::Changed);
+    assert_eq!(staging.discard().unwrap(), Change::Changed);
     assert_eq!(root.sweep_staging("/bin/k3s").await.unwrap(), 0);
     root.open_staging("/bin/k3s", hello()).await.unwrap();
     assert_eq!(root.sweep_staging("/bin/k3s").await.unwrap(), 1);

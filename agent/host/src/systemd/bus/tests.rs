@@ -78,6 +78,21 @@ fn what_is_missing_or_of_another_type_is_empty() {
 }
 
 #[test]
+fn a_deleted_unit_that_still_runs_is_asked_as_a_service() {
+    let of = |load_state: &str, active_state: &str| {
+        let properties = HashMap::from([
+            ("LoadState".to_owned(), variant(load_state)),
+            ("ActiveState".to_owned(), variant(active_state)),
+        ]);
+        unit::Properties(properties).is_nothing()
+    };
+    assert!(of("not-found", "inactive"));
+    assert!(!of("not-found", "active"));
+    assert!(!of("loaded", "inactive"));
+    assert!(!unit::Properties(HashMap::new()).is_nothing());
+}
+
+#[test]
 fn errors_are_sorted_by_what_to_do_about_them() {
     use zbus::fdo::Error as Fdo;
     let of = |error: Fdo| sorted("start", "k3s.service", zbus::Error::FDO(Box::new(error)));

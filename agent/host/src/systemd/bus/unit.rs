@@ -24,7 +24,7 @@ pub(super) async fn read(manager: &ManagerProxy<'_>, name: &str) -> Result<Unit,
             .get_all("org.freedesktop.systemd1.Unit".try_into()?)
             .await?,
     );
-    if name.ends_with(".service") {
+    if name.ends_with(".service") && !properties.is_nothing() {
         properties.0.extend(
             proxy
                 .get_all("org.freedesktop.systemd1.Service".try_into()?)
@@ -64,6 +64,15 @@ impl Properties {
 
     fn take<T: TryFrom<OwnedVariant>>(&mut self, name: &str) -> Option<T> {
         T::try_from(self.0.remove(name)?).ok()
+    }
+
+    /// Neither described by a file nor running without one: it has nothing of a service, which is the longer half to ask for.
+    pub(super) fn is_nothing(&self) -> bool {
+        let is = |name, text: &str| {
+            let found = self.0.get(name).and_then(|value| value.downcast_ref().ok());
+            found.is_some_and(|found: &str| found == text)
+        };
+        is("LoadState", "not-found") && is("ActiveState", "inactive")
     }
 
     fn text(&mut self, name: &str) -> String {
