@@ -12,6 +12,7 @@ use crate::{Host, Root};
 mod glob;
 mod journal;
 mod machine;
+pub mod needs;
 mod network;
 mod process;
 mod removal;

@@ -160,107 +160,110 @@ async fn a_round_ends_by_itself_and_when_nobody_hears() {
         .unwrap();
 }
 
-/// Runs in a network namespace of its own; `None` where this user may not make one.
-fn alone<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) -> Option<()> {
-    use nix::sched::{CloneFlags, unshare};
-    // A thread of its own: programs that it starts and sockets that it opens are in its namespace.
-    std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).ok()?;
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-            .block_on(work());
-        Some(())
-    })
-    .join()
-    .unwrap()
-}
+/// What only root may do, or who may be root in a namespace.
+mod as_root {
+    use super::*;
+    use canasta_host::fake::needs;
 
-async fn ip(arguments: &str) -> bool {
-    let limit = Duration::from_secs(10);
-    canasta_host::command::run("ip", arguments.split(' '), limit, 4096)
-        .await
-        .is_ok()
-}
+    const OVERLAY: &str = "probes_to_the_overlays_port_are_seen_where_the_overlay_delivers_them";
 
-#[test]
-fn probes_to_a_port_that_someone_else_owns_are_seen() {
-    let done = alone(|| async {
-        assert!(ip("link set lo up").await);
-        let owner = std::net::UdpSocket::bind("0.0.0.0:8472").unwrap();
-        let (listening, mut events) = round(Host::real(), &[udp(8472)]).await;
-        assert_eq!(listening, [Listening::PacketSocket]);
-        send(&Kernel, probes(NONCE), &[udp(8472)]).await;
-        for sequence in 1..=3 {
-            let arrival = Event::Arrival {
-                port: udp(8472),
-                sequence,
-                size: 200,
-            };
-            assert_eq!(next(&mut events).await, arrival);
-        }
-        drop(owner);
-    });
-    if done.is_none() {
-        forbidden("this user may not make a network namespace");
+    /// Runs in a network namespace of its own; `None` where this user may not make one.
+    fn alone<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) -> Option<()> {
+        use nix::sched::{CloneFlags, unshare};
+        // A thread of its own: programs that it starts and sockets that it opens are in its namespace.
+        std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).ok()?;
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap()
+                .block_on(work());
+            Some(())
+        })
+        .join()
+        .unwrap()
     }
-}
 
-#[test]
-fn probes_to_the_overlays_port_are_seen_where_the_overlay_delivers_them() {
-    let done = alone(|| async {
-        assert!(ip("link set lo up").await);
-        let made =
-            ip("link add flannel.1 type vxlan id 1 dstport 8472 local 127.0.0.1 dev lo nolearning")
-                .await
-                && ip("link set flannel.1 up").await;
-        if !made {
-            skipped("this kernel has no vxlan");
-            return;
-        }
-        let (listening, mut events) = round(Host::real(), &[udp(8472)]).await;
-        assert_eq!(listening, [Listening::PacketSocket]);
-        send(&Kernel, probes(NONCE), &[udp(8472)]).await;
-        for sequence in 1..=3 {
-            let Event::Arrival {
-                sequence: seen,
-                size,
-                ..
-            } = next(&mut events).await
-            else {
-                panic!("an arrival");
-            };
-            assert_eq!((seen, size), (sequence, 200));
-        }
-        // What this node's own packet filter drops has not arrived, although a packet socket sees it on the wire.
+    async fn ip(arguments: &str) -> bool {
         let limit = Duration::from_secs(10);
-        let rule = "-A INPUT -p udp --dport 8472 -j DROP";
-        let dropped = canasta_host::command::run("iptables", rule.split(' '), limit, 4096).await;
-        if dropped.is_err() {
-            skipped("no usable iptables on this machine");
-            return;
-        }
-        let late = Probes {
-            count: 5,
-            ..probes(NONCE)
-        };
-        send(&Kernel, late, &[udp(8472)]).await;
-        assert!(events.try_recv().is_err(), "nothing more has arrived");
-    });
-    if done.is_none() {
-        forbidden("this user may not make a network namespace");
+        canasta_host::command::run("ip", arguments.split(' '), limit, 4096)
+            .await
+            .is_ok()
     }
-}
 
-/// A right is missing that root has: only others go without the test.
-fn forbidden(why: &str) {
-    assert!(!nix::unistd::Uid::effective().is_root(), "root, and {why}");
-    skipped(why);
-}
+    #[test]
+    fn probes_to_a_port_that_someone_else_owns_are_seen() {
+        let done = alone(|| async {
+            assert!(ip("link set lo up").await);
+            let owner = std::net::UdpSocket::bind("0.0.0.0:8472").unwrap();
+            let (listening, mut events) = round(Host::real(), &[udp(8472)]).await;
+            assert_eq!(listening, [Listening::PacketSocket]);
+            send(&Kernel, probes(NONCE), &[udp(8472)]).await;
+            for sequence in 1..=3 {
+                let arrival = Event::Arrival {
+                    port: udp(8472),
+                    sequence,
+                    size: 200,
+                };
+                assert_eq!(next(&mut events).await, arrival);
+            }
+            drop(owner);
+        });
+        if done.is_none() {
+            forbidden("probes_to_a_port_that_someone_else_owns_are_seen");
+        }
+    }
 
-/// Says that a part of the test couldn't be done here: root too may have a kernel or a machine without what it needs.
-#[expect(clippy::print_stderr, reason = "a skip is told")]
-fn skipped(why: &str) {
-    eprintln!("skipped: {why}");
+    #[test]
+    fn probes_to_the_overlays_port_are_seen_where_the_overlay_delivers_them() {
+        let done = alone(|| async {
+            assert!(ip("link set lo up").await);
+            let made = ip(
+                "link add flannel.1 type vxlan id 1 dstport 8472 local 127.0.0.1 dev lo nolearning",
+            )
+            .await
+                && ip("link set flannel.1 up").await;
+            if !made {
+                needs::lacks(OVERLAY, "vxlan", "this kernel has no vxlan");
+                return;
+            }
+            let (listening, mut events) = round(Host::real(), &[udp(8472)]).await;
+            assert_eq!(listening, [Listening::PacketSocket]);
+            send(&Kernel, probes(NONCE), &[udp(8472)]).await;
+            for sequence in 1..=3 {
+                let Event::Arrival {
+                    sequence: seen,
+                    size,
+                    ..
+                } = next(&mut events).await
+                else {
+                    panic!("an arrival");
+                };
+                assert_eq!((seen, size), (sequence, 200));
+            }
+            // What this node's own packet filter drops has not arrived, although a packet socket sees it on the wire.
+            let limit = Duration::from_secs(10);
+            let rule = "-A INPUT -p udp --dport 8472 -j DROP";
+            let dropped =
+                canasta_host::command::run("iptables", rule.split(' '), limit, 4096).await;
+            if dropped.is_err() {
+                needs::lacks(OVERLAY, "iptables", "no usable iptables on this machine");
+                return;
+            }
+            let late = Probes {
+                count: 5,
+                ..probes(NONCE)
+            };
+            send(&Kernel, late, &[udp(8472)]).await;
+            assert!(events.try_recv().is_err(), "nothing more has arrived");
+        });
+        if done.is_none() {
+            forbidden(OVERLAY);
+        }
+    }
+
+    fn forbidden(test: &str) {
+        let why = "this user may not make a network namespace";
+        needs::lacks_root(module_path!(), test, why);
+    }
 }

@@ -179,44 +179,44 @@ fn mounts_are_unmounted_once_each_and_what_fails_is_told() {
     assert_eq!(told[2], "unmounting /run/k/gone");
 }
 
-/// The walk itself notices a bind mount that no table told of, in a mount namespace that ends with its thread.
-#[test]
-fn a_real_bind_mount_is_not_entered() {
-    use nix::mount::{MsFlags, mount};
-    use nix::sched::{CloneFlags, unshare};
-    let (_directory, root) = machine(TABLE);
-    file(&root, "/srv/data/precious");
-    file(&root, "/var/lib/k/a/mounted/below");
-    file(&root, "/var/lib/k/a/file");
-    let inner = root.clone();
-    // A thread of its own: the others of this process keep their namespace.
-    let report = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).ok()?;
-        let none = None::<&Path>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).ok()?;
-        let (from, to) = (inner.path("/srv/data"), inner.path("/var/lib/k/a/mounted"));
-        mount(Some(&from), &to, none, MsFlags::MS_BIND, none).ok()?;
-        let first = remove(&inner, "/var/lib/k");
-        let line = format!("40 27 0:50 / {} rw - ext4 /dev/vda1 rw", to.display());
-        unmount(&mounts::parse(line.as_bytes())[0]).unwrap();
-        Some((first, remove(&inner, "/var/lib/k")))
-    })
-    .join()
-    .unwrap();
-    let Some((first, second)) = report else {
-        skipped("this user may not mount");
-        return;
-    };
-    assert_eq!(first.left.len(), 1, "{first:?}");
-    assert_eq!(first.left[0].path, Path::new("/var/lib/k/a/mounted"));
-    assert!(root.path("/srv/data/precious").exists());
-    assert_eq!(second.left, []);
-    assert!(!root.path("/var/lib/k").exists());
-}
+/// What only root may do, or who may be root in a namespace.
+mod as_root {
+    use super::*;
+    use crate::fake::needs;
 
-/// Says that a part of the test couldn't be done here: for want of a right that root has.
-#[expect(clippy::print_stderr, reason = "a skip is told")]
-fn skipped(why: &str) {
-    assert!(!nix::unistd::Uid::effective().is_root(), "root, and {why}");
-    eprintln!("skipped: {why}");
+    /// The walk itself notices a bind mount that no table told of, in a mount namespace that ends with its thread.
+    #[test]
+    fn a_real_bind_mount_is_not_entered() {
+        use nix::mount::{MsFlags, mount};
+        use nix::sched::{CloneFlags, unshare};
+        let (_directory, root) = machine(TABLE);
+        file(&root, "/srv/data/precious");
+        file(&root, "/var/lib/k/a/mounted/below");
+        file(&root, "/var/lib/k/a/file");
+        let inner = root.clone();
+        // A thread of its own: the others of this process keep their namespace.
+        let report = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).ok()?;
+            let none = None::<&Path>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).ok()?;
+            let (from, to) = (inner.path("/srv/data"), inner.path("/var/lib/k/a/mounted"));
+            mount(Some(&from), &to, none, MsFlags::MS_BIND, none).ok()?;
+            let first = remove(&inner, "/var/lib/k");
+            let line = format!("40 27 0:50 / {} rw - ext4 /dev/vda1 rw", to.display());
+            unmount(&mounts::parse(line.as_bytes())[0]).unwrap();
+            Some((first, remove(&inner, "/var/lib/k")))
+        })
+        .join()
+        .unwrap();
+        let Some((first, second)) = report else {
+            let test = "a_real_bind_mount_is_not_entered";
+            needs::lacks_root(module_path!(), test, "this user may not mount");
+            return;
+        };
+        assert_eq!(first.left.len(), 1, "{first:?}");
+        assert_eq!(first.left[0].path, Path::new("/var/lib/k/a/mounted"));
+        assert!(root.path("/srv/data/precious").exists());
+        assert_eq!(second.left, []);
+        assert!(!root.path("/var/lib/k").exists());
+    }
 }

@@ -109,72 +109,80 @@ async fn the_kernel_of_this_machine_tells_about_its_loopback() {
     }
 }
 
-/// In a network namespace of the test's own.
-#[test]
-fn real_links_are_deleted_and_others_are_not() {
-    use nix::sched::{CloneFlags, unshare};
-    let done = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).ok()?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        Some(runtime.block_on(delete_links()))
-    })
-    .join()
-    .unwrap();
-    if done != Some(true) {
-        skipped();
-    }
-}
+/// What only root may do, or who may be root in a namespace.
+mod as_root {
+    use super::*;
+    use crate::fake::needs;
 
-async fn delete_links() -> bool {
-    let limit = std::time::Duration::from_secs(10);
-    for arguments in [
-        "link add cni0 type bridge",
-        "link add veth1 type veth peer name veth2",
-        "link set veth1 master cni0",
-    ] {
-        let made = crate::command::run("ip", arguments.split(' '), limit, 4096).await;
-        if made.is_err() {
-            return false;
+    /// In a network namespace of the test's own.
+    #[test]
+    fn real_links_are_deleted_and_others_are_not() {
+        use nix::sched::{CloneFlags, unshare};
+        let done = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).ok()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            Some(runtime.block_on(delete_links()))
+        })
+        .join()
+        .unwrap();
+        let test = "real_links_are_deleted_and_others_are_not";
+        match done {
+            None => needs::lacks_root(
+                module_path!(),
+                test,
+                "this user may not make a network namespace",
+            ),
+            Some(false) => needs::lacks(test, "links", "this kernel makes no bridge or veth"),
+            Some(true) => {}
         }
     }
-    let names = async || -> Vec<String> {
-        let links = Netlink.links().await.unwrap();
-        links.into_iter().map(|link| link.name).collect()
-    };
-    let all = Netlink.links().await.unwrap();
-    let link = |name: &str| all.iter().find(|link| link.name == name).unwrap();
-    assert_eq!(link("veth1").master.as_deref(), Some("cni0"));
-    let renamed = Link {
-        name: "other".to_owned(),
-        ..link("cni0").clone()
-    };
-    Netlink.delete_link(&renamed).await.unwrap();
-    assert_eq!(
-        names().await.len(),
-        4,
-        "another link has that number by now"
-    );
-    Netlink.delete_link(link("veth1")).await.unwrap();
-    // Its other end went with it.
-    Netlink.delete_link(link("veth2")).await.unwrap();
-    Netlink.delete_link(link("cni0")).await.unwrap();
-    Netlink.delete_link(link("cni0")).await.unwrap();
-    // Some kernels have more than `lo` in each namespace.
-    let left = names().await;
-    assert!(left.contains(&"lo".to_owned()));
-    assert!(
-        !left
-            .iter()
-            .any(|name| ["cni0", "veth1", "veth2"].contains(&name.as_str())),
-        "{left:?}"
-    );
-    true
-}
 
-#[expect(clippy::print_stderr, reason = "a skip is told")]
-fn skipped() {
-    eprintln!("skipped: this user or kernel can't make links in a network namespace of its own");
+    async fn delete_links() -> bool {
+        let limit = std::time::Duration::from_secs(10);
+        for arguments in [
+            "link add cni0 type bridge",
+            "link add veth1 type veth peer name veth2",
+            "link set veth1 master cni0",
+        ] {
+            let made = crate::command::run("ip", arguments.split(' '), limit, 4096).await;
+            if made.is_err() {
+                return false;
+            }
+        }
+        let names = async || -> Vec<String> {
+            let links = Netlink.links().await.unwrap();
+            links.into_iter().map(|link| link.name).collect()
+        };
+        let all = Netlink.links().await.unwrap();
+        let link = |name: &str| all.iter().find(|link| link.name == name).unwrap();
+        assert_eq!(link("veth1").master.as_deref(), Some("cni0"));
+        let renamed = Link {
+            name: "other".to_owned(),
+            ..link("cni0").clone()
+        };
+        Netlink.delete_link(&renamed).await.unwrap();
+        assert_eq!(
+            names().await.len(),
+            4,
+            "another link has that number by now"
+        );
+        Netlink.delete_link(link("veth1")).await.unwrap();
+        // Its other end went with it.
+        Netlink.delete_link(link("veth2")).await.unwrap();
+        Netlink.delete_link(link("cni0")).await.unwrap();
+        Netlink.delete_link(link("cni0")).await.unwrap();
+        // Some kernels have more than `lo` in each namespace.
+        let left = names().await;
+        assert!(left.contains(&"lo".to_owned()));
+        assert!(
+            !left
+                .iter()
+                .any(|name| ["cni0", "veth1", "veth2"].contains(&name.as_str())),
+            "{left:?}"
+        );
+        true
+    }
 }

@@ -34,68 +34,69 @@ fn chains_and_rules_are_read_by_table() {
     assert_eq!(parse("-A INPUT -j DROP\nnonsense"), []);
 }
 
-/// In a network namespace of the test's own: programs that a thread starts are in its namespace.
-#[test]
-fn real_rules_are_deleted_one_by_one() {
-    use nix::sched::{CloneFlags, unshare};
-    let done = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).ok()?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        Some(runtime.block_on(async {
-            let all = read(Path::new("")).await;
-            let usable: Vec<Tables> = all
-                .into_iter()
-                .filter(|tables| tables.rules.text().is_some())
-                .collect();
-            for tables in &usable {
-                delete_among_others(&tables.tool).await;
-            }
-            usable.len()
-        }))
-    })
-    .join()
-    .unwrap();
-    match done {
-        None => forbidden("this user may not make a network namespace"),
-        Some(0) => skipped("no usable iptables on this machine"),
-        Some(_) => {}
-    }
-}
+/// What only root may do, or who may be root in a namespace.
+mod as_root {
+    use super::*;
+    use crate::fake::needs;
 
-async fn delete_among_others(tool: &Tool) {
-    let made = "*filter\n:OWN-A - [0:0]\n:OWN-B - [0:0]\n:THEIRS - [0:0]\n\
-         -A INPUT -m comment --comment \"two words\" -j OWN-A\n-A INPUT -j THEIRS\n-A OWN-A -j OWN-B\nCOMMIT\n";
-    if edit(tool, made).await.is_err() {
-        skipped(&format!("{} can't make rules here", tool.name));
-        return;
-    }
-    let lines = "*filter\n-D INPUT -m comment --comment \"two words\" -j OWN-A\n-F OWN-A\n-F OWN-B\n-X OWN-A\n-X OWN-B\nCOMMIT\n";
-    edit(tool, lines).await.unwrap();
-    let after = read(Path::new("")).await;
-    let text = after
-        .iter()
-        .find(|tables| tables.tool.name == tool.name)
-        .and_then(|tables| tables.rules.text())
+    const TEST: &str = "real_rules_are_deleted_one_by_one";
+
+    /// In a network namespace of the test's own: programs that a thread starts are in its namespace.
+    #[test]
+    fn real_rules_are_deleted_one_by_one() {
+        use nix::sched::{CloneFlags, unshare};
+        let done = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).ok()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            Some(runtime.block_on(async {
+                let all = read(Path::new("")).await;
+                let usable: Vec<Tables> = all
+                    .into_iter()
+                    .filter(|tables| tables.rules.text().is_some())
+                    .collect();
+                for tables in &usable {
+                    delete_among_others(&tables.tool).await;
+                }
+                usable.len()
+            }))
+        })
+        .join()
         .unwrap();
-    assert!(!text.contains("OWN-"), "{text}");
-    assert!(text.contains("-A INPUT -j THEIRS"), "{text}");
-    assert!(
-        edit(tool, lines).await.is_err(),
-        "there is nothing more to delete"
-    );
-}
+        match done {
+            None => needs::lacks_root(
+                module_path!(),
+                TEST,
+                "this user may not make a network namespace",
+            ),
+            Some(0) => needs::lacks(TEST, "iptables", "no usable iptables on this machine"),
+            Some(_) => {}
+        }
+    }
 
-/// A right is missing that root has: only others go without the test.
-fn forbidden(why: &str) {
-    assert!(!nix::unistd::Uid::effective().is_root(), "root, and {why}");
-    skipped(why);
-}
-
-/// Says that a part of the test couldn't be done here: root too may have a kernel or a machine without what it needs.
-#[expect(clippy::print_stderr, reason = "a skip is told")]
-fn skipped(why: &str) {
-    eprintln!("skipped: {why}");
+    async fn delete_among_others(tool: &Tool) {
+        let made = "*filter\n:OWN-A - [0:0]\n:OWN-B - [0:0]\n:THEIRS - [0:0]\n\
+             -A INPUT -m comment --comment \"two words\" -j OWN-A\n-A INPUT -j THEIRS\n-A OWN-A -j OWN-B\nCOMMIT\n";
+        if edit(tool, made).await.is_err() {
+            let why = format!("{} can't make rules here", tool.name);
+            needs::lacks(TEST, &tool.name, &why);
+            return;
+        }
+        let lines = "*filter\n-D INPUT -m comment --comment \"two words\" -j OWN-A\n-F OWN-A\n-F OWN-B\n-X OWN-A\n-X OWN-B\nCOMMIT\n";
+        edit(tool, lines).await.unwrap();
+        let after = read(Path::new("")).await;
+        let text = after
+            .iter()
+            .find(|tables| tables.tool.name == tool.name)
+            .and_then(|tables| tables.rules.text())
+            .unwrap();
+        assert!(!text.contains("OWN-"), "{text}");
+        assert!(text.contains("-A INPUT -j THEIRS"), "{text}");
+        assert!(
+            edit(tool, lines).await.is_err(),
+            "there is nothing more to delete"
+        );
+    }
 }
