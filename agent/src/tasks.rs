@@ -102,6 +102,8 @@ pub struct Work {
     pub step: Box<dyn Step>,
     /// The message that asked for it, for the head of the journal. Holds no secret.
     pub spec: pb::TaskSpec,
+    /// Cancelled by a step that comes to no end while the agent stops: it is let go, and told as interrupted at the next start.
+    pub cut: CancellationToken,
 }
 
 impl std::fmt::Debug for Work {
@@ -306,10 +308,22 @@ async fn run(shared: Arc<Shared>, live: Arc<Live>, work: Work) {
     let plan = Plan::new().then(work.info, BoxedStep(work.step));
     let runner = Runner::new(Arc::clone(&live) as Arc<dyn canasta_steps::Journal>)
         .with_probe(Arc::clone(&shared.probe));
-    match runner
-        .run(&plan, Resume::default(), &CancellationToken::new())
-        .await
-    {
+    let never = CancellationToken::new();
+    let ran = runner.run(&plan, Resume::default(), &never);
+    match work.cut.run_until_cancelled(ran).await {
+        None => {
+            tracing::warn!(task = %live.id(), "task is cut off by the end of the agent");
+            live.cut();
+        }
+        Some(end) => told(&live, end),
+    }
+    shared.state().live.remove(live.id());
+    shared.running.send_replace(None);
+}
+
+/// Tells how a task ended.
+fn told(live: &Live, end: End) {
+    match end {
         End::Succeeded | End::Cancelled => tracing::info!(task = %live.id(), "task ended well"),
         End::Failed(error) => tracing::warn!(
             task = %live.id(),
@@ -326,8 +340,6 @@ async fn run(shared: Arc<Shared>, live: Arc<Live>, work: Work) {
             live.broken(&error);
         }
     }
-    shared.state().live.remove(live.id());
-    shared.running.send_replace(None);
 }
 
 /// The runner takes steps by value.

@@ -45,12 +45,19 @@ pub(crate) fn of(
         title: title.to_owned(),
         host: String::new(),
     };
+    let cut = CancellationToken::new();
     let step = Box::new(WhileUp {
         host: host.clone(),
         stopping,
+        cut: cut.clone(),
         step,
     });
-    Some(Work { info, step, spec })
+    Some(Work {
+        info,
+        step,
+        spec,
+        cut,
+    })
 }
 
 /// A step of a machine that may be rebooted in the middle of it. What fails while the machine or the agent goes down has not
@@ -59,6 +66,8 @@ pub(crate) fn of(
 struct WhileUp {
     host: Host,
     stopping: CancellationToken,
+    /// Cancelled once the agent is to end and nothing more comes of the step, so that the end waits for nothing.
+    cut: CancellationToken,
     step: Box<dyn Step>,
 }
 
@@ -90,6 +99,9 @@ impl Step for WhileUp {
             error = &error as &dyn std::error::Error,
             "a step failed while {what}; at the next start it is told as interrupted, and the controller runs it again"
         );
+        // A machine that goes down stops the agent too; until then no other task takes the place of this one.
+        self.stopping.cancelled().await;
+        self.cut.cancel();
         std::future::pending().await
     }
 
@@ -210,6 +222,7 @@ mod tests {
         let step = WhileUp {
             host: fake.host(),
             stopping: stopping.clone(),
+            cut: CancellationToken::new(),
             step: Box::new(Fails),
         };
         let info = StepInfo {
@@ -230,6 +243,7 @@ mod tests {
         let step = WhileUp {
             host: fake.host(),
             stopping: stopping.clone(),
+            cut: CancellationToken::new(),
             step: Box::new(Fails),
         };
         assert_eq!(step.going_down().await, None);

@@ -69,6 +69,10 @@ impl Follower {
                 self.done = true;
                 return Ok(Some((*end).clone()));
             }
+            if tip.cut {
+                self.done = true;
+                return Err(TaskError::Interrupted);
+            }
             if tip.ended {
                 // The file ends without an end only where someone cut it.
                 self.done = true;

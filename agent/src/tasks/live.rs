@@ -30,6 +30,8 @@ pub(super) struct Tip {
     pub(super) ended: bool,
     /// The end that could not be written to the file.
     pub(super) unwritten: Option<Arc<pb::WatchTaskResponse>>,
+    /// The task comes to no end in this run of the agent.
+    pub(super) cut: bool,
 }
 
 impl Tip {
@@ -93,6 +95,11 @@ impl Live {
             tip.unwritten = Some(Arc::new(message));
             tip.ended = true;
         });
+    }
+
+    /// Tells followers that there will be no more of the task before the next start of the agent.
+    pub(super) fn cut(&self) {
+        self.tip.send_modify(|tip| tip.cut = true);
     }
 
     fn message(&self, seq: u64, event: Event) -> pb::WatchTaskResponse {

@@ -12,6 +12,7 @@ use canasta_proto::pb;
 use canasta_proto::pb::watch_task_response::Event;
 use canasta_steps::{Done, NoProbe, Reporter, Step, StepError, StepInfo};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::{TaskError, TaskId, Tasks, Work};
 use crate::agent::Life;
@@ -62,6 +63,7 @@ fn work(runs: &Arc<AtomicUsize>) -> Work {
         },
         step: Box::new(Counting(Arc::clone(runs))),
         spec: pb::TaskSpec::default(),
+        cut: CancellationToken::new(),
     }
 }
 
