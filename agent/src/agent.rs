@@ -70,6 +70,9 @@ pub struct Timings {
     pub join_connect: Duration,
     /// How long the controller may take with one answer of an enrolment.
     pub join_answer: Duration,
+    /// How long a join waits, all in all, for a controller that takes no more calls from this address for now. A connection without
+    /// a certificate is closed after two minutes.
+    pub join_patience: Duration,
     /// How long open calls and a running task get to end at a shutdown.
     pub drain: Duration,
     /// How long the steps of an install wait.
@@ -84,6 +87,7 @@ impl Default for Timings {
             join_retry_last: Duration::from_secs(30),
             join_connect: Duration::from_secs(10),
             join_answer: Duration::from_mins(1),
+            join_patience: Duration::from_mins(1),
             drain: Duration::from_secs(10),
             install: crate::k3s::install::Timings::default(),
         }

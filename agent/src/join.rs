@@ -9,6 +9,7 @@ pub(crate) mod enrol;
 pub mod error;
 pub(crate) mod file;
 pub mod message;
+mod patience;
 mod socket;
 
 pub use error::JoinError;

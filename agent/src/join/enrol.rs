@@ -20,10 +20,11 @@ use canasta_transport::tls::ClientTls;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Response, Status, Streaming};
 
 use super::error::{JoinError, MAX_SKEW_SECONDS};
 use super::message::{Attempt, Done, JoinRequest};
+use super::patience::Patience;
 use crate::agent::{Core, State};
 use crate::listener;
 
@@ -77,7 +78,7 @@ impl Wanted {
 pub(crate) async fn join(
     core: &Arc<Core>,
     request: &JoinRequest,
-    progress: impl Fn(String),
+    progress: impl Fn(String) + Send + Sync,
 ) -> Result<Done, JoinError> {
     let Ok(_joining) = Arc::clone(&core.joining).try_lock_owned() else {
         return Err(JoinError::Busy);
@@ -90,7 +91,7 @@ pub(crate) async fn join(
         "connecting to the controller at {}",
         wanted.controller
     ));
-    let mut exchange = Exchange::begin(core, &wanted).await?;
+    let mut exchange = Exchange::begin(core, &wanted, &progress).await?;
     exchange.compare_clocks().await?;
     progress(
         "the controller is the one that made the token, and the clocks agree; sending the token"
@@ -108,12 +109,19 @@ struct Exchange<'a> {
     core: &'a Arc<Core>,
     wanted: &'a Wanted,
     client: EnrolmentServiceClient<Channel>,
+    patience: Patience,
+    /// Hears what is waited for.
+    progress: &'a (dyn Fn(String) + Send + Sync),
     /// The port, opened before the token is spent; `None` when it was open before.
     listener: Option<TcpListener>,
 }
 
 impl<'a> Exchange<'a> {
-    async fn begin(core: &'a Arc<Core>, wanted: &'a Wanted) -> Result<Self, JoinError> {
+    async fn begin(
+        core: &'a Arc<Core>,
+        wanted: &'a Wanted,
+        progress: &'a (dyn Fn(String) + Send + Sync),
+    ) -> Result<Self, JoinError> {
         let limits = dial::Limits {
             connect: core.timings.join_connect,
             ..dial::Limits::default()
@@ -126,17 +134,56 @@ impl<'a> Exchange<'a> {
             core,
             wanted,
             client: EnrolmentServiceClient::new(channel),
+            patience: Patience::new(core.timings.join_patience),
+            progress,
             listener: None,
         })
+    }
+
+    /// Makes a call until the controller takes it: one that has had too many from this address says when to come again. The call
+    /// alone is made again and not the join, whose first call would use up the room that there is for its second.
+    async fn taken<T, A>(
+        &mut self,
+        call: impl Fn(EnrolmentServiceClient<Channel>) -> A,
+    ) -> Result<T, JoinError>
+    where
+        A: Future<Output = Result<Response<T>, Status>>,
+    {
+        loop {
+            let answer = within(self.core, self.wanted, call(self.client.clone())).await?;
+            let status = match answer {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => status,
+            };
+            let fault = Fault::from_status(&status);
+            let Some(pause) = self.patience.pause(&fault) else {
+                return Err(JoinError::Refused(Box::new(fault)));
+            };
+            (self.progress)(format!(
+                "the controller at {} says: {fault}; trying again in {:.1} s",
+                self.wanted.controller,
+                pause.as_secs_f64()
+            ));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.core.life.stopping.cancelled() => return Err(JoinError::Stopping),
+            }
+        }
     }
 
     /// Refuses to go on when the clocks differ by more than the limit, either way.
     async fn compare_clocks(&mut self) -> Result<(), JoinError> {
         let machine = Arc::clone(&self.core.host.machine);
-        let before = machine.now();
-        let answer = self.client.get_clock(pb::GetClockRequest {});
-        let answer = within(self.core, self.wanted, answer).await??.into_inner();
-        let after = machine.now();
+        let asked = |mut client: EnrolmentServiceClient<Channel>| {
+            let machine = Arc::clone(&machine);
+            async move {
+                let before = machine.now();
+                let answer = client.get_clock(pb::GetClockRequest {}).await?;
+                let times = (before, machine.now());
+                Ok(answer.map(|answer| (answer, times)))
+            }
+        };
+        let (answer, (before, after)) = self.taken(asked).await?;
         let here =
             Timestamp::try_from(before + after.duration_since(before).unwrap_or_default() / 2)
                 .unwrap_or(Timestamp::UNIX_EPOCH);
@@ -197,8 +244,11 @@ impl<'a> Exchange<'a> {
             expected_name: self.wanted.name.clone(),
             agent_version: crate::VERSION.to_owned(),
         };
-        let call = self.client.enrol_host(request);
-        let mut events = within(self.core, self.wanted, call).await??.into_inner();
+        let asked = |mut client: EnrolmentServiceClient<Channel>| {
+            let request = request.clone();
+            async move { client.enrol_host(request).await }
+        };
+        let mut events = self.taken(asked).await?;
         let first = within(self.core, self.wanted, events.message()).await??;
         match first.and_then(|answer| answer.event) {
             Some(Event::Issued(issued)) => Ok((issued, events)),

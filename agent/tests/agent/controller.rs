@@ -45,8 +45,23 @@ pub(crate) struct Shared {
     pub(crate) clocks: usize,
     /// Each enrolment: the token's secret and the key.
     pub(crate) enrolments: Vec<(pb::EnrolHostRequest, Vec<u8>)>,
+    /// How many calls are refused for want of room, and when to come again.
+    pub(crate) full: (usize, Duration),
     /// An address that is dialled instead of the agent's.
     pub(crate) dial_instead: Option<String>,
+}
+
+impl Shared {
+    /// Refuses a call while there is no room, as the controller's gate does.
+    fn room(&mut self) -> Result<(), Status> {
+        let (refusals, pause) = &mut self.full;
+        if *refusals == 0 {
+            return Ok(());
+        }
+        *refusals -= 1;
+        let fault = Fault::new(Code::ResourceExhausted, "TOO_MANY_CALLS", "too many calls");
+        Err(fault.hint("wait").retry_after(*pause).into())
+    }
 }
 
 pub(crate) struct Controller {
@@ -174,6 +189,7 @@ impl EnrolmentService for Enrolment {
         _request: Request<pb::GetClockRequest>,
     ) -> Result<Response<pb::GetClockResponse>, Status> {
         let mut shared = self.shared.lock().expect("lock");
+        shared.room()?;
         shared.clocks += 1;
         let offset = Duration::from_secs(shared.clock_offset_seconds.unsigned_abs());
         let now = SystemTime::now();
@@ -195,6 +211,7 @@ impl EnrolmentService for Enrolment {
         let public = PublicKey::from_csr(&request.csr).expect("request");
         let (answer, dial_instead) = {
             let mut shared = self.shared.lock().expect("lock");
+            shared.room()?;
             shared
                 .enrolments
                 .push((request.clone(), public.spki().to_vec()));

@@ -1,8 +1,10 @@
 //! From a token to a member of the fleet, and all that may come between.
 
-use canasta_agent::State;
+use std::time::Duration;
+
 use canasta_agent::join::client;
-use canasta_agent::join::message::{Answer, Ask};
+use canasta_agent::join::message::{Answer, Ask, JoinRequest, TokenText};
+use canasta_agent::{Agent, State};
 use canasta_proto::pb;
 use canasta_proto::token::{Purpose, SECRET_BYTES, Token};
 use canasta_transport::authority::Authority;
@@ -113,6 +115,39 @@ async fn a_controller_of_another_ca_hears_nothing() {
         failure.hint
     );
     controller.see(|shared| assert_eq!((shared.clocks, shared.enrolments.len()), (0, 0)));
+}
+
+#[tokio::test]
+async fn a_controller_without_room_is_waited_for_as_long_as_it_says_and_not_for_ever() {
+    let (controller, node) = (Controller::start().await, Node::new());
+    controller.see(|shared| shared.full = (3, Duration::from_millis(5)));
+    let mut options = node.options();
+    options.timings.join_patience = Duration::from_secs(5);
+    let agent = Agent::start(options).await.expect("start");
+    let ask = Ask::Join(JoinRequest {
+        controller: controller.address.to_string(),
+        token: TokenText::new(controller.token().reveal()),
+        advertise: None,
+        name: None,
+    });
+    let mut told = Vec::new();
+    let heard = |answer: &Answer| told.push(format!("{answer:?}"));
+    let last = client::ask(agent.join_socket(), &ask, heard).await;
+    assert!(matches!(last, Ok(Answer::Done(_))), "{last:?}");
+    let waits = told
+        .iter()
+        .filter(|line| line.contains("too many calls; trying again in 0.0 s"));
+    assert_eq!(waits.count(), 3, "{told:?}");
+    controller.see(|shared| assert_eq!((shared.clocks, shared.enrolments.len()), (1, 1)));
+
+    // One that would have to be waited for too long is told as it says itself.
+    controller.see(|shared| shared.full = (1, Duration::from_secs(6)));
+    let failure = join(&agent, controller.address, &controller.token()).await;
+    let failure = failure.expect_err("no room");
+    assert_eq!(
+        (failure.reason.as_str(), failure.hint.as_str()),
+        ("TOO_MANY_CALLS", "wait")
+    );
 }
 
 #[tokio::test]

@@ -176,13 +176,16 @@ impl Inner {
 
     /// Whether the caller may make the call.
     fn judge(&self, caller: &Caller, method: &str) -> Result<&'static Rule, Box<Fault>> {
-        if caller.role == Role::Anonymous && !self.anonymous.take(&caller.from) {
+        if caller.role == Role::Anonymous
+            && let Err(pause) = self.anonymous.take(&caller.from)
+        {
             return Err(Fault::new(
                 Code::ResourceExhausted,
                 "TOO_MANY_CALLS",
                 "too many calls without a certificate from this address",
             )
             .hint("wait some seconds and try again")
+            .retry_after(pause)
             .into());
         }
         match rule_for(TABLE, method) {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -39,13 +40,15 @@ impl Bucket {
         self.at = now;
     }
 
-    fn take(&mut self, rate: Rate, now: Instant) -> bool {
+    /// Takes one out; where there is none, after how long there will be.
+    fn take(&mut self, rate: Rate, now: Instant) -> Result<(), Duration> {
         self.refill(rate, now);
-        let enough = self.left >= 1.0;
-        if enough {
-            self.left -= 1.0;
+        if self.left < 1.0 {
+            let seconds = (1.0 - self.left) / rate.per_second;
+            return Err(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
         }
-        enough
+        self.left -= 1.0;
+        Ok(())
     }
 }
 
@@ -68,7 +71,7 @@ impl Limit {
     /// True when there is room for one more.
     pub fn take(&self) -> bool {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        bucket.take(self.rate, Instant::now())
+        bucket.take(self.rate, Instant::now()).is_ok()
     }
 }
 
@@ -101,6 +104,8 @@ impl LogLimit {
 
 /// The most sources that are told apart; those that have been quiet are forgotten first.
 const SOURCES: usize = 4096;
+/// When a new source may come again while there are too many of them.
+const FULL: Duration = Duration::from_secs(5);
 
 /// A limit for each source address.
 #[derive(Debug)]
@@ -118,8 +123,11 @@ impl SourceLimit {
         }
     }
 
-    /// True when there is room for one more from here. `remote` is `ADDRESS:PORT`.
-    pub fn take(&self, remote: &str) -> bool {
+    /// Takes room for one more from here. `remote` is `ADDRESS:PORT`.
+    ///
+    /// # Errors
+    /// When there is none; after how long there will be, if nobody else there takes it.
+    pub fn take(&self, remote: &str) -> Result<(), Duration> {
         let source = remote
             .parse::<SocketAddr>()
             .map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |remote| {
@@ -134,7 +142,7 @@ impl SourceLimit {
                 bucket.left < rate.burst
             });
             if buckets.len() >= SOURCES {
-                return false;
+                return Err(FULL);
             }
         }
         buckets
@@ -156,7 +164,7 @@ pub fn source(ip: IpAddr) -> IpAddr {
 mod tests {
     use std::time::Duration;
 
-    use super::{LogLimit, Rate, SOURCES, SourceLimit};
+    use super::{FULL, LogLimit, Rate, SOURCES, SourceLimit};
 
     const RATE: Rate = Rate {
         burst: 3.0,
@@ -167,13 +175,16 @@ mod tests {
     async fn each_source_has_a_burst_and_then_a_rate() {
         let limit = SourceLimit::new(RATE);
         for _ in 0..3 {
-            assert!(limit.take("10.0.0.1:1000"));
+            assert_eq!(limit.take("10.0.0.1:1000"), Ok(()));
         }
-        assert!(!limit.take("[::ffff:10.0.0.1]:1001"));
-        assert!(limit.take("10.0.0.2:1000"));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(limit.take("10.0.0.1:1002"));
-        assert!(!limit.take("10.0.0.1:1003"));
+        let second = Duration::from_secs(1);
+        assert_eq!(limit.take("[::ffff:10.0.0.1]:1001"), Err(second));
+        assert_eq!(limit.take("10.0.0.2:1000"), Ok(()));
+        tokio::time::advance(second / 4).await;
+        assert_eq!(limit.take("10.0.0.1:1002"), Err(second * 3 / 4));
+        tokio::time::advance(second * 3 / 4).await;
+        assert_eq!(limit.take("10.0.0.1:1002"), Ok(()));
+        assert_eq!(limit.take("10.0.0.1:1003"), Err(second));
     }
 
     #[tokio::test(start_paused = true)]
@@ -190,13 +201,13 @@ mod tests {
         let limit = SourceLimit::new(RATE);
         let address = |number: usize| format!("[2001:db8:{number:x}::1]:1");
         for number in 0..SOURCES {
-            assert!(limit.take(&address(number)));
+            assert_eq!(limit.take(&address(number)), Ok(()));
         }
-        assert!(!limit.take(&address(SOURCES)));
-        tokio::time::advance(Duration::from_secs(5)).await;
-        assert!(limit.take(&address(SOURCES)));
+        assert_eq!(limit.take(&address(SOURCES)), Err(FULL));
+        tokio::time::advance(FULL).await;
+        assert_eq!(limit.take(&address(SOURCES)), Ok(()));
         let in_one_net = SourceLimit::new(RATE);
-        let taken = (0..9).filter(|host| in_one_net.take(&format!("[2001:db8::{host}]:1")));
+        let taken = (0..9).filter(|host| in_one_net.take(&format!("[2001:db8::{host}]:1")).is_ok());
         assert_eq!(taken.count(), 3);
     }
 }

@@ -1,11 +1,12 @@
 //! Errors on the wire: a [`Fault`] has a code by meaning, a stable reason for programs, and subject, hint and causes for the
 //! operator. Daemons turn their errors into one, the CLI and the controller read it back out of a status.
 //!
-//! The details are those of `google.rpc` (ErrorInfo with the domain [`DOMAIN`], BadRequest), so that grpcurl shows them.
+//! The details are those of `google.rpc` (ErrorInfo with the domain [`DOMAIN`], BadRequest, RetryInfo), so that grpcurl shows them.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
+use std::time::Duration;
 
 use canasta_proto::pb;
 use tonic::{Code, Status};
@@ -50,6 +51,8 @@ pub struct Fault {
     pub causes: Vec<String>,
     /// Fields of the request that are not as they should be.
     pub violations: Vec<Violation>,
+    /// After how long the same call may be made again; unset where waiting alone does not help.
+    pub retry_after: Option<Duration>,
 }
 
 impl Fault {
@@ -63,6 +66,7 @@ impl Fault {
             hint: String::new(),
             causes: Vec::new(),
             violations: Vec::new(),
+            retry_after: None,
         }
     }
 
@@ -95,6 +99,13 @@ impl Fault {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
+        self
+    }
+
+    /// Says when the call may be made again.
+    #[must_use]
+    pub fn retry_after(mut self, pause: Duration) -> Self {
+        self.retry_after = Some(pause);
         self
     }
 
@@ -133,6 +144,7 @@ impl Fault {
                 })
                 .collect();
         }
+        fault.retry_after = details.retry_info().and_then(|info| info.retry_delay);
         fault.cleaned()
     }
 
@@ -159,6 +171,7 @@ impl Fault {
             hint: report.hint.clone(),
             causes: report.causes.clone(),
             violations: Vec::new(),
+            retry_after: None,
         }
         .cleaned()
     }
@@ -199,6 +212,9 @@ impl Fault {
         let mut details = ErrorDetails::with_error_info(&self.reason, DOMAIN, metadata);
         for violation in &self.violations {
             details.add_bad_request_violation(&violation.field, &violation.description);
+        }
+        if let Some(pause) = self.retry_after {
+            details.set_retry_info(Some(pause));
         }
         Status::with_error_details(self.code, &self.message, details)
     }
@@ -325,6 +341,8 @@ const fn is_direction(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tonic::{Code, Status};
 
     use super::{Fault, MAX_HEADER_BYTES, chain, clean, header_bytes};
@@ -333,7 +351,8 @@ mod tests {
         let mut fault = Fault::invalid("k3s_version", "a version looks like v1.34.8+k3s1")
             .about("host cp1")
             .hint("ask `canasta artefact list`")
-            .caused_by(vec!["first".to_owned(), "second".to_owned()]);
+            .caused_by(vec!["first".to_owned(), "second".to_owned()])
+            .retry_after(Duration::from_millis(1500));
         fault.reason = "VERSION".to_owned();
         fault
     }
@@ -349,6 +368,7 @@ mod tests {
     fn a_fault_survives_a_report() {
         let mut fault = full();
         fault.violations.clear();
+        fault.retry_after = None;
         assert_eq!(Fault::from_report(fault.code, &fault.to_report()), fault);
     }
 

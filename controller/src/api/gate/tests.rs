@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use canasta_transport::listen::{Peer, PeerInfo, RefusalReason, RefusedHandshake};
 use canasta_transport::spiffe::FleetId;
+use canasta_transport::status::Fault;
 use futures_util::stream;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -102,6 +103,26 @@ async fn strangers_fill_a_bounded_number_of_rows_and_hide_no_member() {
     waited.expect("rows about the member");
     assert!(of_anna().await < 100);
     assert_eq!(lab.gate.refused_handshakes(), 400);
+}
+
+#[tokio::test]
+async fn who_calls_too_often_without_a_certificate_is_told_when_to_come_again() {
+    let lab = Lab::new().await;
+    let mut refused = None;
+    // More than may come at once, and than can come in the time that this takes.
+    for _ in 0..100 {
+        let method = "/canasta.fleet.v1.EnrolmentService/GetClock";
+        let answer = lab.call(stranger(1), method, Body::empty).await;
+        refused = Status::from_header_map(answer.headers())
+            .filter(|status| status.code() != tonic::Code::Ok);
+        if refused.is_some() {
+            break;
+        }
+    }
+    let fault = Fault::from_status(&refused.expect("refused"));
+    assert_eq!(fault.reason, "TOO_MANY_CALLS");
+    let pause = fault.retry_after.expect("when to come again");
+    assert!(pause <= Duration::from_secs(1), "{pause:?}");
 }
 
 #[tokio::test]
