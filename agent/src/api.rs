@@ -250,10 +250,12 @@ impl AgentService for Api {
 
     async fn inspect_uninstall(
         &self,
-        _request: Request<pb::InspectUninstallRequest>,
+        request: Request<pb::InspectUninstallRequest>,
     ) -> Result<Response<pb::InspectUninstallResponse>, Status> {
+        let asked = request.into_inner().local_paths;
+        check::local_paths("local_paths", &asked)?;
         let k3s = self.core.facts.collect().await.k3s;
-        let found = uninstall::inspect(&self.core.host, k3s)
+        let found = uninstall::inspect(&self.core.host, k3s, &asked)
             .await
             .map_err(join::refused)?;
         Ok(Response::new(found))

@@ -13,6 +13,8 @@
 mod facts;
 mod said;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -308,24 +310,4 @@ fn remote_command() -> String {
 /// A line's first word and the rest.
 fn split(line: &str) -> (&str, &str) {
     line.split_once(' ').unwrap_or((line, ""))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{REMOTE, remote_command, split};
-
-    #[test]
-    fn the_other_side_is_one_word_for_any_shell() {
-        // A quote would end the word; csh and fish take these two for something else even inside it.
-        for sign in ["'", "!", "\\\\"] {
-            assert!(!REMOTE.contains(sign), "{sign}");
-        }
-        assert_eq!(remote_command().matches('\'').count(), 4);
-    }
-
-    #[test]
-    fn a_line_is_a_word_and_a_rest() {
-        assert_eq!(split("os ID=a b"), ("os", "ID=a b"));
-        assert_eq!(split("ready"), ("ready", ""));
-    }
 }

@@ -8,6 +8,7 @@ mod debts;
 #[cfg(test)]
 pub(crate) mod fake;
 mod kubeconfig;
+pub(crate) mod local_paths;
 pub(crate) mod nodes;
 pub(crate) mod pods;
 mod reach;

@@ -348,17 +348,10 @@ impl Fleet {
             .add_host(&node.name)
             .await
             .expect("the host is added");
-        let join = async || loop {
-            match node.join(self.address(), &token).await {
-                // All nodes come from one address here, and the controller takes one call a second from strangers there;
-                // a join is two.
-                Err(failure) if failure.reason == "TOO_MANY_CALLS" => {
-                    tokio::time::sleep(Duration::from_secs(3)).await;
-                }
-                joined => break joined,
-            }
-        };
-        let done = within("a place among the callers", join()).await;
+        // All nodes come from one address here, and the controller takes one call a second from strangers there; a join is two,
+        // and waits by itself until there is room.
+        let joined = node.join(self.address(), &token);
+        let done = within("a place among the callers", joined).await;
         let done = done.expect("the node joins");
         assert_eq!(done.reached, Some(true), "{done:?}");
     }

@@ -9,6 +9,8 @@ mod cluster;
 mod commands;
 #[path = "fleet/contexts.rs"]
 mod contexts;
+#[path = "fleet/drains.rs"]
+mod drains;
 #[path = "fleet/enrolment.rs"]
 mod enrolment;
 #[path = "fleet/gone.rs"]
@@ -31,3 +33,5 @@ mod release;
 mod roles;
 #[path = "fleet/ssh.rs"]
 mod ssh;
+#[path = "fleet/volumes.rs"]
+mod volumes;

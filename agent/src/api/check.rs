@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use canasta_proto::address::Address;
+use canasta_proto::local_path::LocalPath;
 use canasta_proto::pb;
 use canasta_proto::pb::task_spec::Verb;
 use canasta_proto::version::K3sVersion;
@@ -25,6 +26,8 @@ const MAX_SANS: usize = 64;
 /// The most directories that one task may discard, and the longest path.
 const MAX_DISCARD: usize = 4096;
 const MAX_PATH: usize = 4096;
+/// The most directories in which a cluster keeps local volumes.
+const MAX_LOCAL_PATHS: usize = 64;
 /// The largest certificate, in bytes.
 const MAX_CERTIFICATE: usize = 16 * 1024;
 /// The most lines of a journal, and how many are sent when the caller leaves it open.
@@ -109,6 +112,7 @@ fn uninstall(task: &pb::K3sUninstallTask) -> Result<(), Error> {
             ),
         ));
     }
+    local_paths("spec.k3s_uninstall.local_paths", &task.local_paths)?;
     let field = "spec.k3s_uninstall.discard";
     if task.discard.len() > MAX_DISCARD {
         return Err(broken(
@@ -129,6 +133,21 @@ fn uninstall(task: &pb::K3sUninstallTask) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+/// Directories in which a cluster keeps local volumes. What lies in them may be destroyed, so none is the system's.
+pub(super) fn local_paths(field: &str, paths: &[String]) -> Result<(), Error> {
+    if paths.len() > MAX_LOCAL_PATHS {
+        return Err(broken(
+            field,
+            format!("a cluster has at most {MAX_LOCAL_PATHS} directories of volumes"),
+        ));
+    }
+    let mut checked = paths.iter().map(|path| path.parse::<LocalPath>());
+    match checked.find_map(Result::err) {
+        Some(rule) => Err(broken(field, rule)),
+        None => Ok(()),
+    }
 }
 
 /// What k3s should be.
@@ -173,6 +192,7 @@ fn k3s_spec(spec: &pb::K3sSpec) -> Result<(), Error> {
         }
         _ => {}
     }
+    local_paths(&field("local_paths"), &spec.local_paths)?;
     if spec.tls_sans.len() > MAX_SANS {
         return Err(broken(
             &field("tls_sans"),

@@ -150,6 +150,9 @@ pub struct Record {
     /// What was found at the adoption.
     #[serde(default)]
     pub adopted: Option<Adopted>,
+    /// Directories in which the cluster that was joined keeps local volumes, of all installs: an agent's configuration names none.
+    #[serde(default)]
+    pub local_paths: Vec<String>,
 }
 
 impl Record {
@@ -168,6 +171,7 @@ impl Record {
             starting: None,
             started: None,
             adopted: None,
+            local_paths: Vec::new(),
         }
     }
 
@@ -218,6 +222,15 @@ impl Record {
         self.owned
             .iter()
             .any(|entry| entry.path != paths::JOIN_TOKEN && entry.kind != Kind::Directory)
+    }
+
+    /// Adds directories of local volumes. Those of earlier installs stay: data is left where it was written.
+    pub fn add_local_paths(&mut self, told: &[String]) {
+        for path in told {
+            if !self.local_paths.contains(path) {
+                self.local_paths.push(path.clone());
+            }
+        }
     }
 
     /// Adds an entry, or replaces the one of the same path.

@@ -74,6 +74,8 @@ struct Work<'a> {
     /// The node from before the install; `None` where no picture was kept.
     before: Option<Snapshot>,
     discard: &'a [String],
+    /// Directories in which the cluster keeps local volumes, as the controller tells now and told at the join.
+    told: Vec<String>,
 }
 
 /// Does a step, or finds that there is nothing to do.
@@ -98,6 +100,7 @@ pub async fn run(
     let work = Work {
         host,
         limits,
+        told: told(&task.local_paths, Some(&record)),
         record,
         before: before(host).await?,
         discard: &task.discard,
@@ -113,6 +116,13 @@ pub async fn run(
         K3sUninstallStep::Compare => work.compare().await,
         _ => work.remove_part(step, reporter).await,
     }
+}
+
+/// The directories of local volumes that the cluster is known to use, the newest knowledge first. A record of an older agent has
+/// none of the join.
+fn told(asked: &[String], record: Option<&Record>) -> Vec<String> {
+    let recorded = record.map_or(&[][..], |record| &record.local_paths);
+    asked.iter().chain(recorded).cloned().collect()
 }
 
 /// The record of the k3s that the agent installed; `None` where it has none.

@@ -265,6 +265,7 @@ async fn requests_about_joins_probes_and_uninstalls_that_break_a_rule_are_refuse
         let uninstall = pb::K3sUninstallTask {
             step,
             discard: discard.iter().map(|&path| path.to_owned()).collect(),
+            local_paths: Vec::new(),
         };
         let spec = request.spec.get_or_insert_default();
         spec.verb = Some(Verb::K3sUninstall(uninstall));
@@ -367,10 +368,33 @@ async fn probes_from_one_call_are_heard_by_the_other() {
 }
 
 #[tokio::test]
+async fn a_directory_of_volumes_is_plain_and_not_the_systems_wherever_it_is_named() {
+    let (_controller, _node, _agent, mut client) = joined().await;
+    for place in ["srv", "/srv/", "/srv/../etc", "/", "/etc/v", "/var/lib"] {
+        let local_paths = vec![place.to_owned()];
+        let mut uninstall = start_request("uninstall");
+        uninstall.spec.get_or_insert_default().verb =
+            Some(Verb::K3sUninstall(pb::K3sUninstallTask {
+                step: 1,
+                local_paths: local_paths.clone(),
+                ..pb::K3sUninstallTask::default()
+            }));
+        refused("uninstall", client.start_task(uninstall).await);
+        let mut install = start_request("install");
+        if let Some(Verb::K3sInstall(task)) = &mut install.spec.get_or_insert_default().verb {
+            task.spec.get_or_insert_default().local_paths = local_paths.clone();
+        }
+        refused("install", client.start_task(install).await);
+        let look = pb::InspectUninstallRequest { local_paths };
+        refused("look", client.inspect_uninstall(look).await);
+    }
+}
+
+#[tokio::test]
 async fn a_clean_node_is_told_as_clean() {
     let (_controller, _node, _agent, mut client) = joined().await;
     let found = client
-        .inspect_uninstall(pb::InspectUninstallRequest {})
+        .inspect_uninstall(pb::InspectUninstallRequest::default())
         .await
         .expect("a look")
         .into_inner();

@@ -20,6 +20,7 @@ pub(crate) fn start_request(id: &str) -> pb::StartTaskRequest {
             node_name: "cp1".to_owned(),
             tls_sans: vec!["k8s.example.org".to_owned()],
             server_url: String::new(),
+            local_paths: Vec::new(),
         }),
         step: pb::K3sInstallStep::Snapshot.into(),
     };
@@ -170,6 +171,38 @@ async fn an_orderly_end_lets_the_task_finish() {
     let seen = events(&mut client, "t1", 0).await;
     assert!(
         matches!(seen.last().expect("last").event, Some(Event::Finished(_))),
+        "{seen:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_orderly_end_does_not_wait_for_a_step_that_failed_because_of_it() {
+    let (controller, node, agent, mut client) = joined().await;
+    node.gate.close();
+    assert!(start(&mut client, "t1").await);
+    let mut stream = watch(&mut client, "t1", 0).await;
+    stream.message().await.expect("event").expect("started");
+    // The picture of the node can't be made without its systemd.
+    node.host.systemd.set_unreachable(true);
+    let half = node.options().timings.drain / 2;
+    let ending = tokio::spawn(agent.shutdown());
+    node.gate.let_one_through();
+    let ended = tokio::time::timeout(half, ending).await;
+    ended.expect("nothing is waited for").expect("ended");
+    let cut = stream.message().await.expect_err("not the end of the task");
+    assert_eq!(cut.code(), Code::Unavailable, "{cut:?}");
+
+    node.host.systemd.set_unreachable(false);
+    let (_agent, mut client) = restarted(&controller, &node).await;
+    let seen = events(&mut client, "t1", 1).await;
+    assert!(
+        matches!(
+            seen[..],
+            [pb::WatchTaskResponse {
+                event: Some(Event::Interrupted(_)),
+                ..
+            }]
+        ),
         "{seen:?}"
     );
 }

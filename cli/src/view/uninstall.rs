@@ -21,6 +21,8 @@ pub(crate) struct Uninstall {
     losses: Vec<String>,
     orphans: Vec<String>,
     found: Vec<String>,
+    /// Codes of findings that force does not lift.
+    firm: Vec<String>,
     steps: Vec<PlannedStep>,
 }
 
@@ -36,6 +38,7 @@ impl Uninstall {
             losses: plan.losses,
             orphans: plan.orphans,
             found: plan.found,
+            firm: plan.firm,
             steps: plan.steps.into_iter().map(Into::into).collect(),
         }
     }
@@ -67,7 +70,8 @@ impl Uninstall {
             .collect();
         let mut codes: Vec<&str> = errors.iter().map(|finding| finding.code()).collect();
         codes.dedup();
-        let hint = if force {
+        let is_firm = |code: &&str| self.firm.iter().any(|firm| firm == code);
+        let hint = if force || codes.iter().any(is_firm) {
             "mend what is named, then run the command again; --force does not help here"
         } else {
             "save or move what is named, then run the command again; an admin destroys it with --force, and --force --dry-run \
@@ -228,6 +232,14 @@ mod tests {
         }
         assert!(report.hint.contains("an admin destroys it with --force"));
         assert!(plan.refusal(true).hint.contains("--force does not help"));
+    }
+
+    #[test]
+    fn force_is_not_offered_for_what_it_does_not_lift() {
+        let mut firm = plan(pb::Severity::Error);
+        firm.firm.push("VOLUME_PINNED".to_owned());
+        let hint = Uninstall::new(firm).refusal(false).hint;
+        assert!(hint.contains("--force does not help"), "{hint}");
     }
 
     #[test]

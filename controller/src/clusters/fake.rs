@@ -216,6 +216,7 @@ impl State {
                 ]}),
             ),
             "/api/v1/pods" => all(&|key| key.contains("/pods/")),
+            "/api/v1/configmaps" => all(&|key| key.contains("/configmaps/")),
             "/api/v1/nodes"
             | "/api/v1/persistentvolumes"
             | "/api/v1/namespaces/kube-system/secrets" => {

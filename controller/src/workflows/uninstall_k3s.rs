@@ -48,6 +48,9 @@ pub(crate) struct Planned {
     force: bool,
     /// Directories whose content may be destroyed, as they were told.
     discard: Vec<String>,
+    /// Directories in which the cluster keeps local volumes on the host, as far as it could be asked.
+    #[serde(default)]
+    local_paths: Vec<String>,
 }
 
 impl Planned {
@@ -197,6 +200,7 @@ fn plan(host: &HostName, known: &Known, force: bool) -> Result<Planned, Refusal>
         } else {
             Vec::new()
         },
+        local_paths: known.local_paths.usable.clone(),
     })
 }
 
@@ -213,6 +217,7 @@ fn shown(planned: &Planned, known: &Known, judged: &Judged) -> pb::UninstallPlan
         steps: Vec::new(),
         found: known.inspected.found.clone(),
         discard: stored(known).collect(),
+        firm: judged.firm(),
     }
 }
 
@@ -243,7 +248,7 @@ fn refused(host: &HostName, errors: &[&pb::Finding], judged: &Judged) -> Refusal
     codes.dedup();
     let hint = if errors
         .iter()
-        .all(|finding| guards::can_be_forced(&finding.code))
+        .all(|finding| judged.can_be_forced(&finding.code))
     {
         "save or move what is named, then run the command again; an admin destroys it with --force, and --force --dry-run \
          shows what dies"

@@ -76,7 +76,7 @@ const PLACES: &[Place] = &[
         only: &[
             "agent/host/",
             // The system's ssh, which brings in a new host.
-            "cli/src/ssh.rs",
+            "cli/src/ssh",
             "tests/",
             "packaging/xtask/",
             "agent/tests/",

@@ -500,6 +500,9 @@ pub struct K3sSpec {
     /// The server that an agent joins, `<https://10.0.0.5:6443`;> empty for a server.
     #[prost(string, tag = "8")]
     pub server_url: ::prost::alloc::string::String,
+    /// Where the cluster keeps local volumes on this node, as its API tells; added to what the agent recorded of earlier installs.
+    #[prost(string, repeated, tag = "9")]
+    pub local_paths: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What a task does.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -547,6 +550,9 @@ pub struct K3sUninstallTask {
     /// steps that would destroy anything else are refused.
     #[prost(string, repeated, tag = "2")]
     pub discard: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where the cluster keeps local volumes on this node, as in InspectUninstall.
+    #[prost(string, repeated, tag = "3")]
+    pub local_paths: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A task to start.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -904,8 +910,12 @@ pub struct ProbeResult {
     pub error: ::prost::alloc::string::String,
 }
 /// A look at what an uninstall would do is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct InspectUninstallRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InspectUninstallRequest {
+    /// Where the cluster keeps local volumes on this node, as its API tells: looked into besides what configuration and record name.
+    #[prost(string, repeated, tag = "1")]
+    pub local_paths: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 /// What an uninstall would destroy and what stands in its way.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InspectUninstallResponse {
@@ -933,6 +943,12 @@ pub struct InspectUninstallResponse {
     /// Parts that could not be looked at, with the reason.
     #[prost(string, repeated, tag = "8")]
     pub unknown: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// All directories in which volumes may keep data, that of local_path first. An older agent tells none, and looked at its own.
+    #[prost(string, repeated, tag = "9")]
+    pub local_paths: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What each step will be refused for, whatever is ordered: another Kubernetes, data that only the removal itself can see.
+    #[prost(message, repeated, tag = "10")]
+    pub refusals: ::prost::alloc::vec::Vec<Finding>,
 }
 /// Data in the local-path directory.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3847,6 +3863,9 @@ pub struct UninstallPlan {
     /// What lies where local volumes are kept, as absolute paths: a request with force has to name what of it may be destroyed.
     #[prost(string, repeated, tag = "11")]
     pub discard: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Codes of findings that stand whatever is ordered: what they name has to be mended, force lifts the others alone.
+    #[prost(string, repeated, tag = "12")]
+    pub firm: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A cluster to forget.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -9,6 +9,9 @@ use canasta_agent::join::message::{Answer, Ask, Done, Failure, JoinRequest, Toke
 use canasta_agent::{Agent, AgentOptions, RunningAgent, State};
 use canasta_host::fake::{FakeHost, Order};
 use canasta_proto::pb;
+use canasta_standin::kubectl;
+use http::Method;
+use serde_json::Value;
 use tokio_stream::StreamExt as _;
 
 use super::k3s::{self, K3s};
@@ -222,6 +225,19 @@ impl Node {
             .iter()
             .filter(|order| is_start(order))
             .count()
+    }
+
+    /// Asks the API of the k3s on this control plane as its administrator: the status and the body of the answer.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn ask_api(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {
+        let file = self.host.root.path(k3s::KUBECONFIG);
+        let (_, api) = kubectl::kubeconfig(&file).expect("it has a kubeconfig");
+        let headers = [("Content-Type", "application/json")];
+        let answer = api.send(method, path, &headers, body.to_string()).await;
+        let answer = answer.expect("the API answers");
+        (answer.status.as_u16(), answer.json())
     }
 
     /// A text below the machine's root.

@@ -335,7 +335,7 @@ fn tricks() -> Vec<(&'static str, String)> {
 }
 
 /// Fields that have no row, each with the reason.
-const EXEMPT: [(&str, &str); 17] = [
+const EXEMPT: [(&str, &str); 20] = [
     (
         "EnrolHost.token",
         "a secret: compared by its hash, never shown",
@@ -352,7 +352,10 @@ const EXEMPT: [(&str, &str); 17] = [
     ("StartTask.spec.k3s_install.spec.node_name", AGENTS_OWN),
     ("StartTask.spec.k3s_install.spec.tls_sans", AGENTS_OWN),
     ("StartTask.spec.k3s_install.spec.server_url", AGENTS_OWN),
+    ("StartTask.spec.k3s_install.spec.local_paths", AGENTS_OWN),
     ("StartTask.spec.k3s_uninstall.discard", AGENTS_OWN),
+    ("StartTask.spec.k3s_uninstall.local_paths", AGENTS_OWN),
+    ("InspectUninstall.local_paths", AGENTS_OWN),
     ("CreateJoinCredential.description", AGENTS_OWN),
     ("StoreJoinCredential.token", AGENTS_OWN),
     ("SendProbes.address", AGENTS_OWN),

@@ -263,6 +263,35 @@ async fn where_no_package_fits_both_ways_out_are_told_and_a_given_one_is_taken()
 }
 
 #[tokio::test]
+async fn a_machine_with_rpm_gets_the_rpm() {
+    let mut scene = Scene::new().await;
+    let os = scene.node.host.directory().join("etc/os-release");
+    std::fs::write(os, "ID=fedora\nPRETTY_NAME=\"Fedora Linux 42\"\n").unwrap();
+    scene.ssh.program("uname", "echo x86_64");
+    scene.ssh.program(
+        "rpm",
+        "if [ $1 = -q ]; then [ -e HERE/installed ] && printf 'installed %s' \"$(cat HERE/installed)\"; exit; fi\n\
+         echo \"$1\" >HERE/rpm; for file; do :; done\ncp \"$file\" HERE/package; echo 0.1.0-1 >HERE/installed",
+    );
+    scene.ssh.program("apt-get", "exit 99");
+    scene.import().await;
+    let output = scene.add(&[]).await;
+    scene
+        .refused(&output, &["Fedora Linux 42 on x86_64", "no .rpm for amd64"])
+        .await;
+
+    let file = scene.fleet.scratch().join("agent.rpm");
+    std::fs::write(&file, sample::rpm("canasta-agent", "x86_64")).unwrap();
+    let import = ["artefact", "import", "agent", file.to_str().unwrap()];
+    let output = scene.cli.run(&import).await;
+    assert_eq!(output.code, 0, "{output:?}");
+    let output = scene.add_joining(&[]).await;
+    assert_eq!(output.code, 0, "{output:?}");
+    assert_eq!(scene.ssh.file("rpm"), b"--upgrade\n");
+    assert_eq!(scene.ssh.file("package"), std::fs::read(file).unwrap());
+}
+
+#[tokio::test]
 async fn a_machine_that_will_not_do_leaves_no_host_behind() {
     let scene = Scene::new().await;
     scene.import().await;

@@ -1,10 +1,12 @@
 //! Has the orders done by this same program in a transient unit, whose mount namespace is PID 1's.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use super::{Order, Removal, RemovalError, Report, perform, unmount};
 use crate::files::{FileError, Root};
@@ -32,6 +34,8 @@ const GRACE: Duration = Duration::from_secs(15);
 pub struct InUnit {
     root: Root,
     systemd: BusSystemd,
+    /// There is one unit and one answer: whoever only looks waits until a task's removal has ended.
+    turn: Arc<Mutex<()>>,
 }
 
 /// A line of the answer.
@@ -47,7 +51,11 @@ enum Line {
 impl InUnit {
     /// Requests go through files below `root`, which is the machine's own.
     pub fn new(root: Root, systemd: BusSystemd) -> Self {
-        Self { root, systemd }
+        Self {
+            root,
+            systemd,
+            turn: Arc::default(),
+        }
     }
 }
 
@@ -57,6 +65,7 @@ impl Removal for InUnit {
         if orders.is_empty() {
             return Ok(Report::default());
         }
+        let _turn = self.turn.lock().await;
         let request = serde_json::to_vec(orders).expect("orders are paths");
         self.root.create_dir_all(DIRECTORY, 0o700).await?;
         let answer = format!("{DIRECTORY}/{ANSWER}");

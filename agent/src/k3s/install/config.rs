@@ -42,6 +42,7 @@ impl Work<'_> {
             );
         }
         record.node_name.clone_from(&self.spec.node_name);
+        record.add_local_paths(&self.spec.local_paths);
         if is_server {
             summary.add("agent-token", self.agent_token(record).await?, "");
         }

@@ -65,6 +65,7 @@ fn spec(version: &str) -> K3sSpec {
         node_name: "cp1".to_owned(),
         tls_sans: vec!["203.0.113.7".to_owned()],
         server_url: String::new(),
+        local_paths: Vec::new(),
     }
 }
 

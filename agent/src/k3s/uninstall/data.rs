@@ -21,8 +21,8 @@ const COUNTING: Duration = Duration::from_secs(20);
 const MOST_WAITING: usize = 100_000;
 
 /// The directories, the one that is in effect first: by the unit's arguments, the configuration, the provisioner's own
-/// settings, and k3s's default, in which older data may lie.
-pub(super) async fn places(host: &Host) -> Result<Vec<String>, Error> {
+/// settings, what was told of the cluster, and k3s's default, in which older data may lie.
+pub(super) async fn places(host: &Host, told: &[String]) -> Result<Vec<String>, Error> {
     let mut places = Vec::new();
     let unit_file = host
         .root
@@ -34,6 +34,7 @@ pub(super) async fn places(host: &Host) -> Result<Vec<String>, Error> {
     if let Some(text) = host.root.read_text(paths::LOCAL_STORAGE_MANIFEST).await? {
         places.extend(of_manifest(&text));
     }
+    places.extend_from_slice(told);
     places.push(paths::LOCAL_STORAGE.to_owned());
     let mut known = Vec::new();
     for place in places {

@@ -73,7 +73,7 @@ impl Work<'_> {
         // Data that the task names may lie outside of k3s's own directories, and takes its time to go. What appears beside it
         // meanwhile is not named, so it is looked once more before the directories go with all that is in them.
         // Each time in the same breath as the removal, and where that happens: what the agent sees may be something else.
-        let places = data::places(self.host).await?;
+        let places = data::places(self.host, &self.told).await?;
         let discarded = self.remove_volumes(&places).await?;
         self.guard().await?;
         let mut orders: Vec<Order> = places.iter().map(|place| holds_only(place, &[])).collect();

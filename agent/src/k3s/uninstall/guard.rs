@@ -38,7 +38,7 @@ impl Work<'_> {
     pub(super) async fn guard(&self) -> Result<(), StepError> {
         self.alone().await?;
         let table = mounts::read(&self.host.root).await.map_err(Error::from)?;
-        let places = Place::all(self.host, &table).await?;
+        let places = Place::all(self.host, &table, &self.told).await?;
         let discarded: Vec<PathBuf> = self.discard.iter().map(PathBuf::from).collect();
         let mut foreign = self.sorted_mounts(&discarded).await?.foreign;
         // What can't be looked at without the danger of waiting for ever may hold anything.
@@ -58,11 +58,14 @@ impl Work<'_> {
         if let Some(first) = kept.first() {
             return Err(holds_data(first, &kept));
         }
-        self.hidden_places(&places).await
+        for place in places.iter().filter(|place| place.is_hidden) {
+            self.hidden_place(place).await?;
+        }
+        Ok(())
     }
 
     /// What every Kubernetes has on a node, its kubelet's directory, its pods, its chains, can't be told apart.
-    async fn alone(&self) -> Result<(), StepError> {
+    pub(super) async fn alone(&self) -> Result<(), StepError> {
         match another_kubernetes(self.host).await {
             Ok(found) if found.is_empty() => Ok(()),
             Ok(found) => Err(other_kubernetes(&found)),
@@ -87,17 +90,15 @@ impl Work<'_> {
         }
     }
 
-    /// Looks where the removal will happen into what is hidden from the agent: seen from here, it is empty.
-    async fn hidden_places(&self, places: &[Place]) -> Result<(), StepError> {
-        for place in places.iter().filter(|place| place.is_hidden) {
-            let order = holds_only(&place.path, self.discard);
-            let report = self.perform(&[order]).await?;
-            if let Some(left) = report.left.first() {
-                return Err(unseen_place(place, &left.why));
-            }
-            if !report.unexpected.is_empty() {
-                return Err(holds_hidden_data(place, &report.unexpected));
-            }
+    /// Looks where the removal will happen into a place that is hidden from the agent: seen from here, it is empty.
+    pub(super) async fn hidden_place(&self, place: &Place) -> Result<(), StepError> {
+        let order = holds_only(&place.path, self.discard);
+        let report = self.perform(&[order]).await?;
+        if let Some(left) = report.left.first() {
+            return Err(unseen_place(place, &left.why));
+        }
+        if !report.unexpected.is_empty() {
+            return Err(holds_hidden_data(place, &report.unexpected));
         }
         Ok(())
     }
@@ -122,7 +123,7 @@ pub(super) async fn another_kubernetes(host: &Host) -> Result<Vec<Found>, Presen
 }
 
 /// What was found of another Kubernetes, in words.
-pub(super) fn signs(found: &[Found]) -> String {
+fn signs(found: &[Found]) -> String {
     let signs = found
         .iter()
         .map(|found| format!("{} ({})", found.name, found.evidence));
@@ -161,7 +162,7 @@ fn unseen_place(place: &Place, why: &str) -> StepError {
 fn holds_hidden_data(place: &Place, all: &[PathBuf]) -> StepError {
     let all: Vec<String> = all.iter().map(|path| path.display().to_string()).collect();
     StepError::new(
-        "LOCAL_DATA",
+        "LOCAL_DATA_HIDDEN",
         format!(
             "volumes keep their data on this node, in a place that canasta-agent itself can't see, {}: {}",
             place.in_words(),

@@ -1,6 +1,7 @@
 //! What an uninstall would destroy and what stands in its way. Changes nothing; answers also where an uninstall would be refused.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use canasta_host::Host;
 use canasta_host::mounts as table;
@@ -8,24 +9,32 @@ use canasta_proto::pb;
 use canasta_steps::StepError;
 
 use super::layout::Place;
-use super::{Limits, Work, before, data, guard, processes, unseen};
+use super::{Limits, Work, before, data, processes, told, unseen};
 use crate::k3s::Error;
 use crate::k3s::record::{Origin, Record, Role};
 use crate::k3s::traces::Traces;
 
-/// Looks. `k3s` is what the facts tell of it.
+/// How long a look into places that the agent itself can't see may take, each: whoever asks waits no longer than a minute.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Looks. `k3s` is what the facts tell of it, `asked` in which directories the cluster keeps local volumes.
 ///
 /// # Errors
 /// When systemd, the record or the picture from before the install can't be read.
 pub async fn inspect(
     host: &Host,
     k3s: Option<pb::K3sFacts>,
+    asked: &[String],
 ) -> Result<pb::InspectUninstallResponse, StepError> {
     let traces = Traces::look(host).await?;
     let is_known = traces.record.as_ref().is_some_and(Record::is_install);
     let work = Work {
         host,
-        limits: Limits::default(),
+        limits: Limits {
+            removal: LOOK,
+            ..Limits::default()
+        },
+        told: told(asked, traces.record.as_ref()),
         record: traces
             .record
             .clone()
@@ -38,51 +47,19 @@ pub async fn inspect(
         k3s,
         ..pb::InspectUninstallResponse::default()
     };
-    let mounts = table::read(&host.root).await.map_err(Error::from)?;
-    let places = Place::all(host, &mounts).await?;
-    let mut entries = Vec::new();
-    let mut remote = Vec::new();
-    for place in &places {
-        // A server that is gone would hold up the look.
-        if let Some(mount) = place.remote() {
-            answer.unknown.push(format!(
-                "what lies in {}: it is on {}",
-                place.path, mount.source
-            ));
-            remote.push(mount.clone());
-        } else if place.is_hidden {
-            answer.unknown.push(format!(
-                "what lies in {}: the place is hidden from canasta-agent",
-                place.in_words()
-            ));
-        } else {
-            entries.extend(data::entries(host, &place.path).await?);
-        }
+    let is_there = traces.is_present() || is_known;
+    let refusing = work.tell_stored(&mut answer).await?;
+    if is_there {
+        answer.refusals.extend(refusing.iter().map(finding));
+    } else {
+        // Where nothing of k3s is, no step of an uninstall does anything that it could refuse.
+        answer.unknown.extend(refusing.iter().map(in_words));
     }
-    answer.local_path = places
-        .first()
-        .map(|place| place.path.clone())
-        .unwrap_or_default();
-    let volumes: Vec<PathBuf> = entries.iter().map(PathBuf::from).collect();
-    let (stored, unknown) = data::measure(host, entries, mounts).await;
-    answer.stored = stored;
-    answer.unknown.extend(unknown);
-    let sorted = work.sorted_mounts(&volumes).await?;
-    answer.foreign_mounts = sorted
-        .foreign
-        .into_iter()
-        .chain(remote)
-        .map(|mount| pb::ForeignMount {
-            path: mount.point.display().to_string(),
-            source: mount.source,
-            fs_type: mount.fs_type,
-        })
-        .collect();
-    if traces.is_present() || is_known {
+    if is_there {
         let seen = answer.unknown.len();
         work.tell_found(&traces, &mut answer).await?;
         // What can't be seen of a k3s that is recorded may be there yet.
-        answer.clean = answer.unknown.len() == seen;
+        answer.clean = answer.unknown.len() == seen && answer.refusals.is_empty();
     } else {
         answer.clean = true;
     }
@@ -90,7 +67,74 @@ pub async fn inspect(
     Ok(answer)
 }
 
+/// What a guard says, as something found.
+fn finding(error: &StepError) -> pb::Finding {
+    let report = error.report();
+    pb::Finding {
+        code: report.reason.clone(),
+        severity: pb::Severity::Error.into(),
+        message: in_words(error),
+        subject: report.subject.clone(),
+        mend: report.hint.clone(),
+    }
+}
+
+/// An error with its causes, in one line.
+fn in_words(error: &StepError) -> String {
+    let report = error.report();
+    let causes = report.causes.iter().map(String::as_str);
+    let parts: Vec<&str> = [report.message.as_str()]
+        .into_iter()
+        .chain(causes)
+        .collect();
+    parts.join(": ")
+}
+
 impl Work<'_> {
+    /// Tells where volumes keep data, what lies there, and what is mounted where k3s's files go. Returns why places that only the
+    /// removal can see would stop it.
+    async fn tell_stored(
+        &self,
+        answer: &mut pb::InspectUninstallResponse,
+    ) -> Result<Vec<StepError>, StepError> {
+        let host = self.host;
+        let mounts = table::read(&host.root).await.map_err(Error::from)?;
+        let places = Place::all(host, &mounts, &self.told).await?;
+        let mut entries = Vec::new();
+        let mut remote = Vec::new();
+        let mut refusing = Vec::new();
+        for place in &places {
+            // A server that is gone would hold up the look.
+            if let Some(mount) = place.remote() {
+                answer.unknown.push(format!(
+                    "what lies in {}: it is on {}",
+                    place.path, mount.source
+                ));
+                remote.push(mount.clone());
+            } else if place.is_hidden {
+                refusing.extend(self.hidden_place(place).await.err());
+            } else {
+                entries.extend(data::entries(host, &place.path).await?);
+            }
+        }
+        answer.local_paths = places.into_iter().map(|place| place.path).collect();
+        answer.local_path = answer.local_paths.first().cloned().unwrap_or_default();
+        let volumes: Vec<PathBuf> = entries.iter().map(PathBuf::from).collect();
+        let (stored, unknown) = data::measure(host, entries, mounts).await;
+        answer.stored = stored;
+        answer.unknown.extend(unknown);
+        let sorted = self.sorted_mounts(&volumes).await?;
+        let foreign = sorted.foreign.into_iter().chain(remote);
+        answer.foreign_mounts = foreign
+            .map(|mount| pb::ForeignMount {
+                path: mount.point.display().to_string(),
+                source: mount.source,
+                fs_type: mount.fs_type,
+            })
+            .collect();
+        Ok(refusing)
+    }
+
     /// Tells what is there of k3s, and what of it can't be looked at.
     async fn tell_found(
         &self,
@@ -106,14 +150,8 @@ impl Work<'_> {
             }
             Err(error) => answer.unknown.push(unseen("processes", &error)),
         }
-        match guard::another_kubernetes(host).await {
-            Ok(found) if found.is_empty() => {}
-            Ok(found) => answer.unknown.push(format!(
-                "what is k3s's and what another Kubernetes': there is {}",
-                guard::signs(&found)
-            )),
-            Err(error) => answer.unknown.push(unseen("another Kubernetes", &error)),
-        }
+        let refused = self.alone().await.err();
+        answer.refusals.extend(refused.as_ref().map(finding));
         let known: Vec<String> = answer.found.clone();
         let (left, unknown) = self.found().await?;
         answer

@@ -77,11 +77,15 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// All of them, the one in effect first.
-    pub(super) async fn all(host: &Host, table: &[Mount]) -> Result<Vec<Self>, crate::k3s::Error> {
+    /// All of them, the one in effect first; `told` is what the cluster is known to use.
+    pub(super) async fn all(
+        host: &Host,
+        table: &[Mount],
+        told: &[String],
+    ) -> Result<Vec<Self>, crate::k3s::Error> {
         let hidden = hidden(host, table).await?;
         let mut places = Vec::new();
-        for path in data::places(host).await? {
+        for path in data::places(host, told).await? {
             let led = links::follow(&host.root, table, Path::new(&path)).await?;
             let is_below = |path: &Path| hidden.iter().any(|hidden| path.starts_with(hidden));
             let mut passed = led.links.iter().map(|(link, _)| link.as_path());

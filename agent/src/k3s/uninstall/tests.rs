@@ -17,6 +17,7 @@ use super::*;
 use crate::k3s::record::{Kind, Owned, Role};
 
 mod compared;
+mod dead_server;
 mod refusals;
 
 const STEPS: [Step; 6] = [
@@ -60,19 +61,29 @@ async fn discarding(fake: &FakeHost, step: Step, discard: &[&str]) -> Result<Don
     let task = K3sUninstallTask {
         step: step.into(),
         discard: discard.iter().map(|&path| path.to_owned()).collect(),
+        local_paths: Vec::new(),
     };
     run_on(&fake.host(), task).await
 }
 
 async fn run_on(host: &Host, task: K3sUninstallTask) -> Result<Done, StepError> {
+    let limits = Limits {
+        end: Duration::from_millis(150),
+        ..Limits::default()
+    };
+    run_within(host, task, limits).await
+}
+
+async fn run_within(
+    host: &Host,
+    task: K3sUninstallTask,
+    limits: Limits,
+) -> Result<Done, StepError> {
     let done = Arc::default();
     let one = One {
         host: host.clone(),
         task,
-        limits: Limits {
-            end: Duration::from_millis(150),
-            ..Limits::default()
-        },
+        limits,
         done: Arc::clone(&done),
     };
     let info = StepInfo {
@@ -531,7 +542,7 @@ async fn a_stop_without_an_uninstall_fails_the_comparison() {
 #[tokio::test]
 async fn a_look_changes_nothing_and_tells_everything() {
     let fake = installed().await;
-    let found = inspect(&fake.host(), None).await.unwrap();
+    let found = inspect(&fake.host(), None, &[]).await.unwrap();
     assert!(!found.clean);
     assert_eq!(
         (&found.stored, &found.foreign_mounts),
@@ -551,6 +562,6 @@ async fn a_look_changes_nothing_and_tells_everything() {
     assert_eq!(fake.systemd.orders(), []);
     assert!(exists(&fake, paths::BINARY).await);
     all(&fake).await;
-    let found = inspect(&fake.host(), None).await.unwrap();
+    let found = inspect(&fake.host(), None, &[]).await.unwrap();
     assert!(found.clean, "{:?}", found.found);
 }

@@ -70,6 +70,8 @@ pub(crate) struct Agent {
     pub(crate) closed: Mutex<Vec<u32>>,
     /// What an uninstall would find.
     pub(crate) inspected: Mutex<Option<pb::InspectUninstallResponse>>,
+    /// What looks before an uninstall were asked for.
+    pub(crate) looked: Mutex<Vec<pb::InspectUninstallRequest>>,
     /// Where the tunnel leads, and the credentials for it.
     pub(crate) api: Mutex<Option<(SocketAddr, pb::GetApiCredentialsResponse)>>,
     /// Somebody wanted to go through the tunnel while it led nowhere.
@@ -414,8 +416,10 @@ impl AgentService for Api {
 
     async fn inspect_uninstall(
         &self,
-        _: Request<pb::InspectUninstallRequest>,
+        request: Request<pb::InspectUninstallRequest>,
     ) -> Result<Response<pb::InspectUninstallResponse>, Status> {
+        let mut looked = self.0.looked.lock().expect("looked");
+        looked.push(request.into_inner());
         let inspected = self.0.inspected.lock().expect("inspected").clone();
         inspected.map_or_else(not_here, |inspected| Ok(Response::new(inspected)))
     }

@@ -139,6 +139,7 @@ impl Shared {
             node_name: planned.node_name.clone(),
             tls_sans: planned.tls_sans.clone(),
             server_url: String::new(),
+            local_paths: Vec::new(),
         }
     }
 }

@@ -15,6 +15,7 @@ use super::credential::{BringCredential, DeleteTokens, KeepCredential};
 use super::membership::{ClearStale, Reserve, WaitReady};
 use super::plan::{Planned, plan};
 use super::{control_plane, ignoring, known, probes};
+use crate::clusters::local_paths::LocalPaths;
 use crate::clusters::{ClusterApi, NodeError};
 use crate::operations::agent::{AgentTask, connect};
 use crate::workflows::Context;
@@ -93,6 +94,11 @@ impl Shared {
     ) -> Result<pb::TaskSpec, StepError> {
         let (artefact, _) = self.release().artefact(reporter).await?;
         let planned = &self.planned;
+        // An agent's own configuration does not say where volumes lie, and an uninstall may find no API to be asked.
+        let local_paths = match step {
+            K3sInstallStep::Config => self.api().await?.local_paths(&planned.node_name).await?,
+            _ => LocalPaths::default(),
+        };
         let spec = pb::K3sSpec {
             role: pb::K3sRole::Agent.into(),
             version: planned.k3s_version.clone(),
@@ -102,6 +108,7 @@ impl Shared {
             node_name: planned.node_name.clone(),
             tls_sans: Vec::new(),
             server_url: planned.server_url.clone(),
+            local_paths: local_paths.usable,
         };
         Ok(pb::TaskSpec {
             verb: Some(Verb::K3sInstall(pb::K3sInstallTask {
@@ -354,13 +361,14 @@ impl Step for StopUnregistered {
         // The agent guards each step of an uninstall, also this one, which destroys nothing: volumes stay where they are.
         let inspected = ask(context, self.shared.host(), LOOK, |mut client| async move {
             client
-                .inspect_uninstall(pb::InspectUninstallRequest {})
+                .inspect_uninstall(pb::InspectUninstallRequest::default())
                 .await
         })
         .await?;
         let stop = pb::K3sUninstallTask {
             step: K3sUninstallStep::Stop.into(),
             discard: inspected.stored.into_iter().map(|data| data.path).collect(),
+            local_paths: Vec::new(),
         };
         let spec = pb::TaskSpec {
             verb: Some(Verb::K3sUninstall(stop)),

@@ -322,6 +322,40 @@ async fn a_closed_port_stops_a_join_before_any_change_unless_it_is_ignored() {
 }
 
 #[tokio::test]
+async fn a_kubelet_s_port_that_is_closed_either_way_is_told_with_the_way_and_the_mend() {
+    for (worker_s, closed, mend) in [
+        (
+            true,
+            "10250/tcp is closed from w1 (10.0.0.6) to cp1 (10.0.0.5)",
+            "let cp1 accept 10250/tcp from 10.0.0.6",
+        ),
+        (
+            false,
+            "10250/tcp is closed from cp1 (10.0.0.5) to w1 (10.0.0.6)",
+            "let w1 accept 10250/tcp from 10.0.0.5",
+        ),
+    ] {
+        let lab = Lab::new().await;
+        let sender = if worker_s {
+            &lab.agent
+        } else {
+            &lab.bench.agent
+        };
+        sender.closed.lock().expect("closed").push(10250);
+        let joins = join(&lab.context, &lab.operations, &asked(), "user anna").await;
+        let error = joins.expect("planned")[0].error.clone().expect("refused");
+        assert_eq!(error.reason, "PREFLIGHT_FAILED");
+        assert!(error.message.ends_with(": NET_PORT_BLOCKED"), "{error:?}");
+        assert_eq!(error.causes.len(), 1, "{error:?}");
+        assert!(
+            error.causes[0].contains(closed) && error.causes[0].contains(mend),
+            "{error:?}"
+        );
+        assert_eq!(lab.api.changes(), [""; 0]);
+    }
+}
+
+#[tokio::test]
 async fn each_worker_has_its_own_outcome_and_the_control_plane_its_own_message() {
     let lab = Lab::new().await;
     lab.worker_ready();

@@ -17,15 +17,37 @@ pub(super) struct Judged {
     pub(super) losses: Vec<String>,
     /// Workers that would be left without a control plane.
     pub(super) orphans: Vec<String>,
+    /// Codes of what the agent refuses, whatever is ordered.
+    firm: Vec<String>,
+}
+
+impl Judged {
+    /// Whether a finding yields to force.
+    pub(super) fn can_be_forced(&self, code: &str) -> bool {
+        !NEVER.contains(&code) && !self.firm.iter().any(|firm| firm == code)
+    }
+
+    /// The codes among the findings that don't.
+    pub(super) fn firm(&self) -> Vec<String> {
+        let codes = self.findings.iter().map(|finding| &finding.code);
+        let mut firm: Vec<String> = codes
+            .filter(|code| !self.can_be_forced(code))
+            .cloned()
+            .collect();
+        firm.dedup();
+        firm
+    }
 }
 
 /// One question. It adds what it finds.
 type Guard = fn(&Known, &mut Judged);
 
 /// All questions.
-pub(super) const GUARDS: [Guard; 6] = [
+pub(super) const GUARDS: [Guard; 8] = [
     foreign_mounts,
+    refusals,
     unseen_parts,
+    unseen_places,
     unanswered_cluster,
     pinned_volumes,
     local_data,
@@ -34,11 +56,6 @@ pub(super) const GUARDS: [Guard; 6] = [
 
 /// What is never destroyed, by whatever order.
 const NEVER: [&str; 2] = ["FOREIGN_MOUNT", "DATA_APPEARED"];
-
-/// Whether a finding yields to force.
-pub(super) fn can_be_forced(code: &str) -> bool {
-    !NEVER.contains(&code)
-}
 
 /// Asks all guards. `discard` names the directories whose content may be destroyed by force; what came since is not among
 /// them.
@@ -50,11 +67,13 @@ pub(super) fn judge(known: &Known, force: bool, discard: &[String]) -> Judged {
     if !force {
         return judged;
     }
-    for finding in &mut judged.findings {
-        if finding.severity() == Severity::Error && can_be_forced(&finding.code) {
+    let mut findings = std::mem::take(&mut judged.findings);
+    for finding in &mut findings {
+        if finding.severity() == Severity::Error && judged.can_be_forced(&finding.code) {
             finding.set_severity(Severity::Warning);
         }
     }
+    judged.findings = findings;
     let new = known.inspected.stored.iter();
     for data in new.filter(|data| !discard.contains(&data.path)) {
         judged.findings.push(finding(
@@ -98,6 +117,14 @@ fn foreign_mounts(known: &Known, judged: &mut Judged) {
     }
 }
 
+/// What the agent will refuse each step for, whatever is ordered: to be told now, and not after pods are gone.
+fn refusals(known: &Known, judged: &mut Judged) {
+    for refusal in &known.inspected.refusals {
+        judged.firm.push(refusal.code.clone());
+        judged.findings.push(refusal.clone());
+    }
+}
+
 /// What the agent could not look at may hold anything.
 fn unseen_parts(known: &Known, judged: &mut Judged) {
     for unknown in &known.inspected.unknown {
@@ -108,6 +135,42 @@ fn unseen_parts(known: &Known, judged: &mut Judged) {
             "mend what is named, so that it can be seen what would be lost",
         ));
     }
+}
+
+/// Directories in which the cluster keeps local volumes and that were not looked into.
+fn unseen_places(known: &Known, judged: &mut Judged) {
+    let looked = &known.inspected.local_paths;
+    let usable = known.local_paths.usable.iter();
+    for path in usable.filter(|path| !looked.contains(path)) {
+        unseen_place(
+            judged,
+            path,
+            &format!(
+                "{path}: the agent on the host is an older one, which knows of no such directory"
+            ),
+            &format!(
+                "install the controller's version of canasta-agent on the host, or look at it there (`ls -la {path}`); then run the command again"
+            ),
+        );
+    }
+    for why in &known.local_paths.unusable {
+        unseen_place(
+            judged,
+            "local-path-config",
+            why,
+            "look on the host whether volumes have data there, and mend the provisioner's settings; then run the command again",
+        );
+    }
+}
+
+fn unseen_place(judged: &mut Judged, subject: &str, what: &str, mend: &str) {
+    let message =
+        format!("a place in which the cluster keeps local volumes was not looked at: {what}");
+    judged.losses.push(format!(
+        "what volumes have in a place that was not looked at: {what}"
+    ));
+    let finding = finding("NOT_LOOKED_AT", subject, message, mend);
+    judged.findings.push(finding);
 }
 
 /// A cluster that does not answer may know of data on this host.

@@ -10,6 +10,7 @@ use tonic::Status;
 
 use super::steps::STOP_SERVICE;
 use super::{KIND, Planned};
+use crate::clusters::local_paths::LocalPaths;
 use crate::clusters::nodes::{hostname_label, identity};
 use crate::clusters::volumes::{PinnedVolume, pinned};
 use crate::clusters::{CONTROL_PLANE, ClusterApi, NodeError, shown};
@@ -41,6 +42,9 @@ pub(super) struct Known {
     /// The workers of its cluster, when it is the control plane: host and name of the Node.
     pub(super) workers: Vec<(String, String)>,
     pub(super) cluster: Asked,
+    /// Where the cluster keeps local volumes on the host: by its API, else by what an earlier uninstall had from it. What the
+    /// cluster said at the join is in the agent's own record.
+    pub(super) local_paths: LocalPaths,
 }
 
 /// What the cluster says.
@@ -70,7 +74,6 @@ impl Known {
 
 /// Asks the agent, the database and the cluster.
 pub(super) async fn gather(context: &Context, host: &HostName) -> Result<Known, Error> {
-    let inspected = inspect(context, host).await?;
     let store = &context.store;
     let node = store.cluster_node(host.as_str()).await?;
     let mark = store.worker_mark(host.as_str()).await?;
@@ -80,12 +83,12 @@ pub(super) async fn gather(context: &Context, host: &HostName) -> Result<Known, 
         None => true,
     };
     let mut known = Known {
-        inspected,
         node,
         never_ready,
         ..Known::default()
     };
     let Some(node) = known.node.clone() else {
+        known.inspected = inspect(context, host, &[]).await?;
         return Ok(known);
     };
     if known.is_control_plane() {
@@ -105,11 +108,17 @@ pub(super) async fn gather(context: &Context, host: &HostName) -> Result<Known, 
     let facts = context.fleet.refresh(host).await?;
     known.machine = facts.machine_id;
     let k3s = facts.k3s.unwrap_or_default();
-    match ask(context, &node, &known.machine).await {
-        Ok((answer, registered)) => {
+    let answer = ask(context, &node, &known.machine).await;
+    known.local_paths = match &answer {
+        Ok(answer) => answer.local_paths.clone(),
+        Err(_) => told_before(store, host).await?,
+    };
+    known.inspected = inspect(context, host, &known.local_paths.usable).await?;
+    match answer {
+        Ok(answer) => {
             // A join that ended before its Node was Ready is not marked, and the Node may have got pods since.
-            known.never_ready &= !registered;
-            known.cluster = answer;
+            known.never_ready &= !answer.registered;
+            known.cluster = answer.asked;
         }
         Err(_)
             if known.inspected.stored.is_empty()
@@ -142,12 +151,29 @@ async fn was_asked(store: &Store, host: &HostName, k3s: &pb::K3sFacts) -> Result
     Ok(answered && last.steps.iter().any(stopped))
 }
 
+/// What the last uninstalls of a host knew of where its cluster keeps local volumes.
+async fn told_before(store: &Store, host: &HostName) -> Result<LocalPaths, Error> {
+    let mut told = LocalPaths::default();
+    for operation in store.operations(RECENT, host.as_str()).await? {
+        let request = store.request_of(&operation.id).await?.unwrap_or_default();
+        if let Ok(planned) = serde_json::from_str::<Planned>(&request) {
+            told.usable.extend(planned.local_paths);
+        }
+    }
+    told.usable.sort();
+    told.usable.dedup();
+    Ok(told)
+}
+
 async fn inspect(
     context: &Context,
     host: &HostName,
+    local_paths: &[String],
 ) -> Result<pb::InspectUninstallResponse, Error> {
     let mut client = context.fleet.agent(host).await?;
-    let asked = client.inspect_uninstall(pb::InspectUninstallRequest {});
+    let asked = client.inspect_uninstall(pb::InspectUninstallRequest {
+        local_paths: local_paths.to_vec(),
+    });
     let answer = timeout(LOOK, asked)
         .await
         .unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded("it did not answer in time")));
@@ -159,8 +185,16 @@ async fn inspect(
     Ok(answer.into_inner())
 }
 
-/// What the cluster says, and whether it has a Node of this machine. A Node that does not tell its machine counts as one.
-async fn ask(context: &Context, node: &NodeRow, machine: &str) -> Result<(Asked, bool), NodeError> {
+/// The answer of a cluster.
+struct Answer {
+    asked: Asked,
+    /// Whether it has a Node of this machine. One that does not tell its machine counts as one.
+    registered: bool,
+    local_paths: LocalPaths,
+}
+
+/// What the cluster says.
+async fn ask(context: &Context, node: &NodeRow, machine: &str) -> Result<Answer, NodeError> {
     let api: ClusterApi = context.clusters.api_of(&node.cluster).await?;
     let nodes = api.nodes().await?;
     let is_own = |name: &Option<String>| name.as_deref() == Some(node.node_name.as_str());
@@ -173,5 +207,9 @@ async fn ask(context: &Context, node: &NodeRow, machine: &str) -> Result<(Asked,
         .filter(|found| !is_own(&found.metadata.name))
         .filter_map(|found| found.metadata.name.clone())
         .collect();
-    Ok((Asked::Answered { volumes, others }, registered))
+    Ok(Answer {
+        asked: Asked::Answered { volumes, others },
+        registered,
+        local_paths: api.local_paths(&node.node_name).await?,
+    })
 }

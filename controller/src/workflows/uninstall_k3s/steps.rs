@@ -136,6 +136,7 @@ pub(super) fn steps(context: &Context, planned: &Planned, operation: &str) -> Pl
             context.timings.agent_wait,
         ),
         discard: planned.discard.clone(),
+        local_paths: planned.local_paths.clone(),
         step,
     };
     let mut plan = Plan::new()
@@ -328,6 +329,7 @@ async fn answers(context: &Context, cluster: &str) -> Result<(), NodeError> {
 struct UninstallTask {
     task: AgentTask,
     discard: Vec<String>,
+    local_paths: Vec<String>,
     step: K3sUninstallStep,
 }
 
@@ -338,6 +340,7 @@ impl Step for UninstallTask {
             verb: Some(Verb::K3sUninstall(pb::K3sUninstallTask {
                 step: self.step.into(),
                 discard: self.discard.clone(),
+                local_paths: self.local_paths.clone(),
             })),
         };
         self.task.run(spec, reporter).await

@@ -1,5 +1,7 @@
 //! Guards and plans of uninstalls, and uninstalls with agents that do as they are told.
 
+mod told;
+
 use std::time::Duration;
 
 use canasta_proto::pb;
@@ -77,7 +79,34 @@ fn each_guard_says_no_and_all_but_mounts_yield_to_force() {
         source: "/dev/sdb1".to_owned(),
         fs_type: "ext4".to_owned(),
     };
-    let rows: [(&str, Known, bool); 6] = [
+    let other = pb::Finding {
+        code: "OTHER_KUBERNETES".to_owned(),
+        severity: Severity::Error.into(),
+        message: "another Kubernetes is on this node: RKE2".to_owned(),
+        subject: "RKE2".to_owned(),
+        mend: "uninstall the other one".to_owned(),
+    };
+    let rows: [(&str, Known, bool); 9] = [
+        (
+            "OTHER_KUBERNETES",
+            worker(|known| known.inspected.refusals.push(other)),
+            false,
+        ),
+        (
+            "NOT_LOOKED_AT",
+            worker(|known| known.local_paths.usable.push("/srv/v".to_owned())),
+            true,
+        ),
+        (
+            "NOT_LOOKED_AT",
+            worker(|known| {
+                known
+                    .local_paths
+                    .unusable
+                    .push("/etc: the system's".to_owned());
+            }),
+            true,
+        ),
         (
             "FOREIGN_MOUNT",
             worker(|known| known.inspected.foreign_mounts.push(mount)),
@@ -113,6 +142,11 @@ fn each_guard_says_no_and_all_but_mounts_yield_to_force() {
         ),
     ];
     assert_eq!(codes(&worker(|_| {}), false, &[]), []);
+    let looked = worker(|known| {
+        known.local_paths.usable.push("/srv/v".to_owned());
+        known.inspected.local_paths.push("/srv/v".to_owned());
+    });
+    assert_eq!(codes(&looked, false, &[]), []);
     let discard = ["/s/pvc-1".to_owned()];
     for (code, known, yields) in rows {
         assert_eq!(

@@ -163,6 +163,7 @@ fn a_closed_port_is_found_before_the_join_with_its_direction_and_its_mend() {
     let _mended = afterwards(|| fleet.lab.mend().expect("mended"));
     for (from, to, protocol, port, code) in [
         ("gate2", "gate", Protocol::Tcp, 6443, "6443"),
+        ("gate2", "gate", Protocol::Tcp, 10250, "10250"),
         ("gate", "gate2", Protocol::Tcp, 10250, "10250"),
         // Where flannel owns the port already, and where nobody listens yet.
         ("gate2", "gate", Protocol::Udp, 8472, "NET_VXLAN_BLOCKED"),

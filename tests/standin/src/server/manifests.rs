@@ -9,7 +9,7 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::store::Key;
-use super::{Shared, patch, write};
+use super::{Shared, patch, volumes, write};
 
 /// The text of each manifest when it was last applied.
 pub(super) type Applied = HashMap<PathBuf, String>;
@@ -80,7 +80,7 @@ fn store(shared: &Shared, mut object: Value) {
     }
 }
 
-/// Makes the storage class of the real program's own manifest.
+/// Makes the storage class of the real program's own manifest, and the settings of the provisioner.
 pub(super) fn local_path(shared: &Shared) {
     if shared
         .config
@@ -104,5 +104,17 @@ pub(super) fn local_path(shared: &Shared) {
                 "volumeBindingMode": "WaitForFirstConsumer",
             }),
         );
+    }
+    if let Some(resource) = shared.resources.find("", "v1", "configmaps") {
+        let config = format!(
+            "{{\n  \"nodePathMap\":[\n  {{\n    \"node\":\"DEFAULT_PATH_FOR_NON_LISTED_NODES\",\n    \"paths\":[\"{}\"]\n  }}\n  ]\n}}",
+            volumes::storage(shared)
+        );
+        let name = "local-path-config";
+        let mut object =
+            json!({"metadata": {"namespace": "kube-system"}, "data": {"config.json": config}});
+        write::complete(shared, resource, name, &mut object);
+        let key = Key::new(resource, "kube-system", name);
+        shared.store.put(key, object);
     }
 }

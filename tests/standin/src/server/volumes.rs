@@ -254,14 +254,17 @@ fn fill(shared: &Shared, claim: &Value, volume: &Value) {
     });
 }
 
+/// Where local-path volumes lie.
+pub(super) fn storage(shared: &Shared) -> &str {
+    let configured = shared.config.get("default-local-storage-path");
+    configured.unwrap_or(STORAGE)
+}
+
 /// The directory of a local-path volume on its node.
 fn directory(shared: &Shared, volume: &str, claim: &Value) -> String {
-    let storage = shared
-        .config
-        .get("default-local-storage-path")
-        .unwrap_or(STORAGE);
     format!(
-        "{storage}/{volume}_{}_{}",
+        "{}/{volume}_{}_{}",
+        storage(shared),
         text(&claim["metadata"]["namespace"]),
         text(&claim["metadata"]["name"])
     )

@@ -5,12 +5,10 @@ use std::time::Duration;
 use canasta_proto::pb;
 use canasta_proto::pb::{OperationState, StepOutcome};
 use canasta_standin::bootstrap::SECRET_TYPE;
-use canasta_standin::client::Client;
-use canasta_standin::kubectl;
 use canasta_standin::trailer::Profile;
 use canasta_tests::fleet::client::install_on;
 use canasta_tests::fleet::node::Node;
-use canasta_tests::fleet::{Fleet, PATCH, SMALL, k3s, pin};
+use canasta_tests::fleet::{Fleet, PATCH, SMALL, pin};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -101,19 +99,9 @@ impl Ground {
         self.worker.as_ref().expect("the ground has a worker")
     }
 
-    /// The API of the cluster.
-    fn api(&self) -> Client {
-        let file = self.control_plane.host.root.path(k3s::KUBECONFIG);
-        let (_, client) = kubectl::kubeconfig(&file).expect("the control plane has a kubeconfig");
-        client
-    }
-
+    /// Asks the API of the cluster.
     async fn ask(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {
-        let headers = [("Content-Type", "application/json")];
-        let api = self.api();
-        let answer = api.send(method, path, &headers, body.to_string());
-        let answer = answer.await.expect("the API answers");
-        (answer.status.as_u16(), answer.json())
+        self.control_plane.ask_api(method, path, body).await
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {

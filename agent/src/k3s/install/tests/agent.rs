@@ -73,6 +73,33 @@ async fn joined(fake: &FakeHost, spec: &K3sSpec) -> Result<Done, StepError> {
 }
 
 #[tokio::test]
+async fn where_the_cluster_keeps_volumes_is_recorded_and_what_was_known_before_stays() {
+    let fake = started(V1).await;
+    assert_eq!(record(&fake).await.local_paths, [""; 0]);
+    for told in [&["/srv/a"][..], &["/srv/b", "/srv/a"], &[]] {
+        let spec = K3sSpec {
+            local_paths: told.iter().map(|&path| path.to_owned()).collect(),
+            ..agent(V1)
+        };
+        step(&fake, &spec, Step::Config).await.unwrap();
+    }
+    assert_eq!(record(&fake).await.local_paths, ["/srv/a", "/srv/b"]);
+    // The record of an agent that knew nothing of it.
+    let text = fake.root.read_text(paths::RECORD).await.unwrap().unwrap();
+    let mut older: serde_json::Value = serde_json::from_str(&text).unwrap();
+    older
+        .as_object_mut()
+        .unwrap()
+        .remove("local_paths")
+        .unwrap();
+    fake.root
+        .write(paths::RECORD, older.to_string(), 0o600)
+        .await
+        .unwrap();
+    assert_eq!(record(&fake).await.local_paths, [""; 0]);
+}
+
+#[tokio::test]
 async fn an_agent_has_its_own_files_and_a_second_run_changes_nothing() {
     let fake = FakeHost::new("w1");
     stage(&fake, V1).await;

@@ -74,7 +74,7 @@ async fn what_could_not_be_read_is_told_and_the_record_kept_until_it_can_be() {
         let told = "could not be read: rules of iptables: ";
         assert!(done.detail.contains(told), "{}", done.detail);
         assert!(exists(&fake, paths::RECORD).await && exists(&fake, paths::SNAPSHOT).await);
-        let found = inspect(&fake.host(), None).await.unwrap();
+        let found = inspect(&fake.host(), None, &[]).await.unwrap();
         assert!(!found.clean && found.unknown.len() == 1, "{found:?}");
     }
     fake.network.change(|state| state.rules.iptables = rules);

@@ -41,7 +41,7 @@ async fn the_configured_place_of_volumes_counts_too() {
         .unwrap();
     let error = step(&fake, Step::Files).await.unwrap_err();
     assert_eq!(error.reason(), "LOCAL_DATA");
-    let found = inspect(&fake.host(), None).await.unwrap();
+    let found = inspect(&fake.host(), None, &[]).await.unwrap();
     assert_eq!(found.local_path, "/srv/volumes");
     let stored = &found.stored[0];
     assert_eq!(
@@ -74,7 +74,7 @@ async fn a_mount_of_somebody_else_stops_every_step_and_is_named() {
             assert!(error.report().message.contains("/dev/vdc"));
         }
         assert!(exists(&fake, &format!("{point}/precious")).await);
-        let found = inspect(&fake.host(), None).await.unwrap();
+        let found = inspect(&fake.host(), None, &[]).await.unwrap();
         assert_eq!(found.foreign_mounts[0].path, point);
     }
 }
@@ -140,7 +140,7 @@ async fn a_disk_of_its_own_under_the_volumes_is_no_obstacle_and_a_server_is() {
     fake.removal.mount("/srv/volumes/pvc-2", "/dev/vde", "ext4");
     let error = discarding(&fake, Step::Stop, &named).await.unwrap_err();
     assert_eq!(error.reason(), "FOREIGN_MOUNT");
-    let found = inspect(&fake.host(), None).await.unwrap();
+    let found = inspect(&fake.host(), None, &[]).await.unwrap();
     assert_eq!(found.foreign_mounts[0].path, named[0]);
 
     let fake = installed().await;
@@ -148,7 +148,7 @@ async fn a_disk_of_its_own_under_the_volumes_is_no_obstacle_and_a_server_is() {
     let error = step(&fake, Step::Stop).await.unwrap_err();
     assert_eq!(error.reason(), "FOREIGN_MOUNT");
     assert!(error.report().message.contains("srv:/x"));
-    let found = inspect(&fake.host(), None).await.unwrap();
+    let found = inspect(&fake.host(), None, &[]).await.unwrap();
     assert_eq!(found.foreign_mounts[0].source, "srv:/x");
     assert!(found.unknown[0].contains("storage"), "{:?}", found.unknown);
 }
@@ -187,10 +187,11 @@ async fn data_that_the_agent_can_not_see_is_looked_for_where_it_would_be_removed
     let task = |step: Step, discard: &[&str]| K3sUninstallTask {
         step: step.into(),
         discard: discard.iter().map(|&path| path.to_owned()).collect(),
+        local_paths: Vec::new(),
     };
     for which in &STEPS[..5] {
         let error = run_on(&host, task(*which, &[])).await.unwrap_err();
-        assert_eq!(error.reason(), "LOCAL_DATA");
+        assert_eq!(error.reason(), "LOCAL_DATA_HIDDEN");
         let message = &error.report().message;
         assert!(message.contains(DATA), "{message}");
         let link = "/var/lib/rancher is a link to ../../home/rancher";
@@ -198,10 +199,18 @@ async fn data_that_the_agent_can_not_see_is_looked_for_where_it_would_be_removed
     }
     assert!(exists(&fake, &format!("{data}/ibdata1")).await);
     assert_eq!(fake.systemd.orders(), [], "k3s runs on");
-    let found = inspect(&host, None).await.unwrap();
-    let unknown = "what lies in /var/lib/rancher/k3s/storage";
-    assert!(found.unknown[0].contains(unknown), "{:?}", found.unknown);
+    let found = inspect(&host, None, &[]).await.unwrap();
+    assert_eq!(found.unknown, [""; 0]);
+    assert!(!found.clean);
+    let refusal = &found.refusals[0];
+    assert_eq!(refusal.code, "LOCAL_DATA_HIDDEN");
+    assert!(
+        refusal.message.contains(DATA) && refusal.mend.contains("--force can't"),
+        "{refusal:?}"
+    );
     std::fs::remove_dir_all(fake.root.path(data)).unwrap();
+    let found = inspect(&host, None, &[]).await.unwrap();
+    assert_eq!((found.refusals, found.unknown), (Vec::new(), Vec::new()));
     for which in STEPS {
         run_on(&host, task(which, &[])).await.unwrap();
     }
@@ -258,6 +267,7 @@ async fn the_removal_itself_looks_for_volumes_once_more() {
             record: Record::new(Origin::Installed, Role::Agent),
             before: None,
             discard: &[],
+            told: Vec::new(),
         };
         let done = work
             .remove(&[order, Order::Remove(paths::DATA_DIR.into())], "X")
@@ -287,8 +297,58 @@ async fn another_kubernetes_that_came_later_stops_every_step() {
     }
     assert_eq!(fake.systemd.orders(), []);
     assert!(exists(&fake, paths::KUBELET_DIR).await);
-    let found = inspect(&fake.host(), None).await.unwrap();
-    assert!(found.unknown[0].contains("RKE2"), "{:?}", found.unknown);
+    let found = inspect(&fake.host(), None, &[]).await.unwrap();
+    let refusal = &found.refusals[0];
+    assert_eq!(refusal.code, "OTHER_KUBERNETES");
+    assert!(
+        refusal.message.contains("RKE2") && !refusal.mend.is_empty(),
+        "{refusal:?}"
+    );
+    assert_eq!((found.unknown, found.clean), (Vec::new(), false));
+}
+
+#[tokio::test]
+async fn where_the_cluster_keeps_volumes_counts_on_a_worker_as_told_now_and_at_the_join() {
+    let fake = installed().await;
+    // Below k3s's own directories it would go with them, elsewhere it would be overlooked.
+    let (own, elsewhere) = ("/var/lib/rancher/k3s/volumes", "/srv/volumes");
+    let volumes = [format!("{own}/pvc-1"), format!("{elsewhere}/pvc-2")];
+    for volume in &volumes {
+        write(&fake, &format!("{volume}/data")).await;
+    }
+    let mut record = Record::load(&fake.host()).await.unwrap().unwrap();
+    record.add_local_paths(&[elsewhere.to_owned()]);
+    record.save(&fake.host()).await.unwrap();
+    let asked = [own.to_owned()];
+    let task = |step: Step, discard: &[String]| K3sUninstallTask {
+        step: step.into(),
+        discard: discard.to_vec(),
+        local_paths: asked.to_vec(),
+    };
+    let found = inspect(&fake.host(), None, &asked).await.unwrap();
+    let places = [own, elsewhere, paths::LOCAL_STORAGE];
+    assert_eq!(
+        (found.local_path.as_str(), found.local_paths.as_slice()),
+        (own, &places.map(str::to_owned)[..])
+    );
+    let stored: Vec<_> = found.stored.iter().map(|data| data.path.clone()).collect();
+    assert_eq!(stored, volumes);
+    for which in &STEPS[..5] {
+        for discard in [&volumes[..0], &volumes[..1], &volumes[1..]] {
+            let error = run_on(&fake.host(), task(*which, discard))
+                .await
+                .unwrap_err();
+            assert_eq!(error.reason(), "LOCAL_DATA");
+        }
+    }
+    assert_eq!(fake.systemd.orders(), [], "k3s runs on");
+    for which in STEPS {
+        run_on(&fake.host(), task(which, &volumes)).await.unwrap();
+    }
+    for volume in volumes {
+        assert!(!exists(&fake, &volume).await, "{volume}");
+    }
+    assert!(exists(&fake, elsewhere).await);
 }
 
 #[tokio::test]

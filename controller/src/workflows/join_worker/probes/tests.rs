@@ -94,6 +94,23 @@ fn a_closed_port_is_named_with_direction_and_mend() {
     assert_eq!(found[2].subject, "8472/udp w1 -> cp1");
 
     let mut told = well(&inward);
+    told.results[0].set_outcome(ProbeOutcome::NoAnswer);
+    let found = judge(&inward, &told);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].subject, "10250/tcp cp1 -> w1");
+    let (message, mend) = (&found[0].message, &found[0].mend);
+    assert!(
+        message.starts_with(
+            "10250/tcp is closed from cp1 (10.0.0.5) to w1 (10.0.0.6): nothing answered"
+        ),
+        "{message}"
+    );
+    assert!(
+        mend.starts_with("let w1 accept 10250/tcp from 10.0.0.5"),
+        "{mend}"
+    );
+
+    let mut told = well(&inward);
     told.arrived = BTreeMap::from([(8472, 3)]);
     let found = judge(&inward, &told);
     assert_eq!(
