@@ -8,7 +8,7 @@ pub(crate) use fleet::{
 };
 pub(crate) use work::{
     ClusterCommand, InstallArguments, KubeconfigArguments, KubeconfigCommand, NodeArgument,
-    NodeCommand, OperationCommand, UninstallArguments,
+    NodeCommand, OperationCommand, StorageCommand, UninstallArguments,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -83,6 +83,9 @@ pub(crate) enum Command {
     /// List nodes, and keep pods from them.
     #[command(subcommand, after_help = "Example: canasta node drain w1")]
     Node(NodeCommand),
+    /// Show what volumes the clusters can have.
+    #[command(subcommand, after_help = "Example: canasta storage list")]
+    Storage(StorageCommand),
     /// Get what kubectl needs to reach a cluster.
     #[command(
         subcommand,

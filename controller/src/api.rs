@@ -14,6 +14,7 @@ pub mod gate;
 mod host;
 mod operation;
 pub mod roles;
+mod storage;
 mod user;
 mod wire;
 
@@ -26,6 +27,7 @@ use canasta_proto::pb::cluster_service_server::ClusterServiceServer;
 use canasta_proto::pb::enrolment_service_server::EnrolmentServiceServer;
 use canasta_proto::pb::host_service_server::HostServiceServer;
 use canasta_proto::pb::operation_service_server::OperationServiceServer;
+use canasta_proto::pb::storage_service_server::StorageServiceServer;
 use canasta_proto::pb::user_service_server::UserServiceServer;
 use canasta_transport::listen::Connections;
 use tonic::service::Routes;
@@ -45,6 +47,7 @@ pub const SERVICES: &[&str] = &[
     "canasta.fleet.v1.ClusterService",
     "canasta.fleet.v1.OperationService",
     "canasta.fleet.v1.ArtefactService",
+    "canasta.fleet.v1.StorageService",
     "canasta.fleet.v1.UserService",
     "canasta.fleet.v1.AuditService",
     "grpc.health.v1.Health",
@@ -135,6 +138,9 @@ pub(crate) async fn routes(parts: Parts) -> Result<(Routes, Health), DescriptorE
         artefacts: context.artefacts.clone(),
         shipped: agent_packages,
     };
+    let storage = storage::StorageApi {
+        context: context.clone(),
+    };
     let cluster = cluster::ClusterApi {
         context,
         operations: operations.clone(),
@@ -155,6 +161,7 @@ pub(crate) async fn routes(parts: Parts) -> Result<(Routes, Health), DescriptorE
     .add_service(ClusterServiceServer::new(cluster))
     .add_service(OperationServiceServer::new(operation))
     .add_service(ArtefactServiceServer::new(artefact))
+    .add_service(StorageServiceServer::new(storage))
     .add_service(UserServiceServer::new(user))
     .add_service(AuditServiceServer::new(audit::AuditApi { store }))
     .add_service(health)

@@ -4,6 +4,7 @@
 
 mod api;
 mod capabilities;
+mod classes;
 mod debts;
 #[cfg(test)]
 pub(crate) mod fake;

@@ -117,6 +117,18 @@ pub(crate) enum NodeCommand {
     },
 }
 
+/// `canasta storage …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum StorageCommand {
+    /// List the storage classes of all clusters, or of one, and the access modes that volumes of each can have.
+    #[command(after_help = "Example: canasta storage list --cluster cp1")]
+    List {
+        /// Only those of this cluster.
+        #[arg(long, value_name = "NAME")]
+        cluster: Option<String>,
+    },
+}
+
 /// `canasta kubeconfig …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum KubeconfigCommand {

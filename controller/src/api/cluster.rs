@@ -10,6 +10,7 @@ use canasta_transport::status::Fault;
 use tonic::{Code, Request, Response, Status};
 
 use super::caller::{AuditSubject, OperationStarted, caller_of};
+use super::fault::cluster_not_found;
 use super::{Answer, invalid};
 use crate::operations::Operations;
 use crate::workflows::{self, Begun, Context, Error, adopt_control_plane, install_control_plane};
@@ -67,15 +68,7 @@ impl ClusterService for ClusterApi {
             .parse()
             .map_err(|rule| invalid("name", "INVALID_NAME", rule))?;
         let cluster = self.context.clusters.get(name.as_str()).await?;
-        let cluster = cluster.ok_or_else(|| {
-            Fault::new(
-                Code::NotFound,
-                "CLUSTER_NOT_FOUND",
-                format!("cluster '{name}' is not known"),
-            )
-            .about(format!("cluster {name}"))
-            .hint("`canasta cluster list` shows the clusters")
-        })?;
+        let cluster = cluster.ok_or_else(|| cluster_not_found(&name))?;
         Ok(Response::new(pb::GetClusterResponse {
             cluster: Some(cluster),
         }))

@@ -1,5 +1,6 @@
 //! Errors of the program as they go over the wire: code by meaning, stable reason, hint. One place for all services.
 
+use canasta_proto::name::ClusterName;
 use canasta_transport::status::Fault;
 use tonic::{Code, Response, Status};
 
@@ -174,6 +175,17 @@ impl From<MakeError> for Status {
     fn from(error: MakeError) -> Self {
         Fault::from(error).into()
     }
+}
+
+/// The refusal of a cluster that is not known.
+pub(super) fn cluster_not_found(name: &ClusterName) -> Fault {
+    Fault::new(
+        Code::NotFound,
+        "CLUSTER_NOT_FOUND",
+        format!("cluster '{name}' is not known"),
+    )
+    .about(format!("cluster {name}"))
+    .hint("`canasta cluster list` shows the clusters")
 }
 
 /// A field that broke a rule: INVALID_ARGUMENT with a reason of its own. The rule never quotes the field's content.

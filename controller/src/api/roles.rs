@@ -93,6 +93,8 @@ pub const TABLE: &[Rule] = &[
         "/canasta.fleet.v1.ArtefactService/GetAgentPackage",
         Role::Admin,
     ),
+    // Storage.
+    Rule::reads("/canasta.fleet.v1.StorageService/ListStorage", Role::Viewer),
     // People.
     Rule::reads("/canasta.fleet.v1.UserService/WhoAmI", Role::Viewer),
     Rule::changes(

@@ -1,7 +1,7 @@
 //! The API of a cluster, reached through the agent of one of its control planes, with a limit on every question.
 //!
-//! [`ClusterApi`] is what workflows work with; what can be asked stands in [`super::nodes`], [`super::pods`] and
-//! [`super::volumes`].
+//! [`ClusterApi`] is what workflows work with; what can be asked stands in [`super::nodes`], [`super::pods`],
+//! [`super::volumes`] and [`super::classes`].
 
 use std::time::Duration;
 

@@ -8350,3 +8350,397 @@ pub mod operation_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// The storage of clusters is asked for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListStorageRequest {
+    /// The cluster; empty means all. NOT_FOUND with reason CLUSTER_NOT_FOUND when it isn't known.
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+}
+/// The storage of clusters.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListStorageResponse {
+    /// By name.
+    #[prost(message, repeated, tag = "1")]
+    pub clusters: ::prost::alloc::vec::Vec<ClusterStorage>,
+}
+/// The storage of one cluster.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterStorage {
+    /// The cluster's name.
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+    /// Its storage classes, by name; empty also when `error` says that they could not be asked for.
+    #[prost(message, repeated, tag = "2")]
+    pub classes: ::prost::alloc::vec::Vec<StorageClass>,
+    /// Why the API could not be asked; empty when it answered.
+    #[prost(string, tag = "3")]
+    pub error: ::prost::alloc::string::String,
+    /// Who said so: `API server through the agent on cp1`.
+    #[prost(string, tag = "4")]
+    pub source: ::prost::alloc::string::String,
+    /// When.
+    #[prost(message, optional, tag = "5")]
+    pub observed_at: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// A storage class.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StorageClass {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Who makes its volumes: `rancher.io/local-path`.
+    #[prost(string, tag = "2")]
+    pub provisioner: ::prost::alloc::string::String,
+    /// What its provisioner can give, by the controller's table of known provisioners: the API accepts any claim, and one that
+    /// can't be given waits for ever. Empty when the provisioner is not in the table, which is neither yes nor no.
+    #[prost(enumeration = "AccessMode", repeated, tag = "3")]
+    pub access_modes: ::prost::alloc::vec::Vec<i32>,
+    /// Whether claims that name no class get this one, by the annotation of Kubernetes.
+    #[prost(bool, tag = "4")]
+    pub is_default: bool,
+    /// What becomes of a volume when its claim is deleted: `Delete` or `Retain`.
+    #[prost(string, tag = "5")]
+    pub reclaim_policy: ::prost::alloc::string::String,
+    /// The NFS server that its volumes are on; empty for other provisioners.
+    #[prost(string, tag = "6")]
+    pub server: ::prost::alloc::string::String,
+    /// The share on that server; empty for other provisioners.
+    #[prost(string, tag = "7")]
+    pub share: ::prost::alloc::string::String,
+}
+/// How a volume can be mounted. Names and meanings are those of Kubernetes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AccessMode {
+    /// Not set.
+    Unspecified = 0,
+    /// By the pods of one node.
+    ReadWriteOnce = 1,
+    /// By one pod.
+    ReadWriteOncePod = 2,
+    /// By the pods of many nodes, without writing.
+    ReadOnlyMany = 3,
+    /// By the pods of many nodes: what a wiki with replicas on several nodes needs.
+    ReadWriteMany = 4,
+}
+impl AccessMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ACCESS_MODE_UNSPECIFIED",
+            Self::ReadWriteOnce => "ACCESS_MODE_READ_WRITE_ONCE",
+            Self::ReadWriteOncePod => "ACCESS_MODE_READ_WRITE_ONCE_POD",
+            Self::ReadOnlyMany => "ACCESS_MODE_READ_ONLY_MANY",
+            Self::ReadWriteMany => "ACCESS_MODE_READ_WRITE_MANY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ACCESS_MODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "ACCESS_MODE_READ_WRITE_ONCE" => Some(Self::ReadWriteOnce),
+            "ACCESS_MODE_READ_WRITE_ONCE_POD" => Some(Self::ReadWriteOncePod),
+            "ACCESS_MODE_READ_ONLY_MANY" => Some(Self::ReadOnlyMany),
+            "ACCESS_MODE_READ_WRITE_MANY" => Some(Self::ReadWriteMany),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod storage_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Shows the storage of clusters.
+    #[derive(Debug, Clone)]
+    pub struct StorageServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> StorageServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> StorageServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            StorageServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Lists the storage classes of one cluster or of all, as the API of each tells now.
+        pub async fn list_storage(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListStorageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListStorageResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.StorageService/ListStorage",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("canasta.fleet.v1.StorageService", "ListStorage"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod storage_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with StorageServiceServer.
+    #[async_trait]
+    pub trait StorageService: std::marker::Send + std::marker::Sync + 'static {
+        /// Lists the storage classes of one cluster or of all, as the API of each tells now.
+        async fn list_storage(
+            &self,
+            request: tonic::Request<super::ListStorageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListStorageResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Shows the storage of clusters.
+    #[derive(Debug)]
+    pub struct StorageServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> StorageServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for StorageServiceServer<T>
+    where
+        T: StorageService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/canasta.fleet.v1.StorageService/ListStorage" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListStorageSvc<T: StorageService>(pub Arc<T>);
+                    impl<
+                        T: StorageService,
+                    > tonic::server::UnaryService<super::ListStorageRequest>
+                    for ListStorageSvc<T> {
+                        type Response = super::ListStorageResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListStorageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as StorageService>::list_storage(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListStorageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for StorageServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "canasta.fleet.v1.StorageService";
+    impl<T> tonic::server::NamedService for StorageServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}

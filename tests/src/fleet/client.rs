@@ -8,6 +8,7 @@ use canasta_proto::pb::enrolment_service_client::EnrolmentServiceClient;
 use canasta_proto::pb::host_service_client::HostServiceClient;
 use canasta_proto::pb::operation_event::Event;
 use canasta_proto::pb::operation_service_client::OperationServiceClient;
+use canasta_proto::pb::storage_service_client::StorageServiceClient;
 use canasta_proto::pb::user_service_client::UserServiceClient;
 use canasta_transport::status::Fault;
 use tonic::transport::Channel;
@@ -45,6 +46,11 @@ impl Client {
     /// Artefacts.
     pub fn artefacts(&self) -> ArtefactServiceClient<Channel> {
         ArtefactServiceClient::new(self.channel.clone())
+    }
+
+    /// Storage.
+    pub fn storage(&self) -> StorageServiceClient<Channel> {
+        StorageServiceClient::new(self.channel.clone())
     }
 
     /// Users.

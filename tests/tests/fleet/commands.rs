@@ -75,6 +75,7 @@ async fn what_the_reading_commands_print() {
         ("host_show_waiting", &["host", "show", "w1"]),
         ("cluster_list", &["cluster", "list"]),
         ("cluster_show", &["cluster", "show", "cp1"]),
+        ("storage_list", &["storage", "list"]),
         ("operation_list", &["operation", "list"]),
         (
             "operation_show",

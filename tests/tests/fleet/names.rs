@@ -290,6 +290,9 @@ fn node_fields() -> Vec<Field> {
                 timeout_seconds: 0,
             }
         }),
+        field!("ListStorage.cluster", storage.list_storage, |cluster| {
+            pb::ListStorageRequest { cluster }
+        }),
         field!(
             "GetAgentPackage.arch",
             artefacts.get_agent_package,

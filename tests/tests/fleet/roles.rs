@@ -17,7 +17,7 @@ use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
 /// Calls that viewers may make, by the design: they read, and show neither logs nor secrets.
-const VIEWER: [&str; 8] = [
+const VIEWER: [&str; 9] = [
     "HostService/ListHosts",
     "HostService/GetHost",
     "ClusterService/ListClusters",
@@ -26,6 +26,7 @@ const VIEWER: [&str; 8] = [
     "OperationService/GetOperation",
     "OperationService/WatchOperation",
     "ArtefactService/ListArtefacts",
+    "StorageService/ListStorage",
 ];
 /// Calls that operators may make besides.
 const OPERATOR: [&str; 7] = [
