@@ -42,7 +42,10 @@ fn commands(of: &[&str]) -> Vec<Vec<String>> {
         .skip(1)
         .take_while(|line| !line.is_empty())
         // What is further in goes on with the line before.
-        .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')))
+        .filter_map(|line| {
+            line.strip_prefix("  ")
+                .filter(|line| !line.starts_with(' '))
+        })
         .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
         .filter(|name| name != "help")
         .collect();

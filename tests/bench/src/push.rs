@@ -52,6 +52,8 @@ pub(crate) fn push(fleet: &Fleet) -> Vec<Figure> {
         }
         rates.push(rate(fleet));
     }
+    let shares = rates.iter().zip(&alone).map(|(push, disk)| push / disk);
+    let share = median(shares.collect());
     vec![
         Figure::at_least(
             "artefact push, 512 MiB to the final fsync (median of 3)",
@@ -63,6 +65,11 @@ pub(crate) fn push(fleet: &Fleet) -> Vec<Figure> {
             "the same file written and synced by dd, alone (median of 3)",
             "MB/s",
             median(alone),
+        ),
+        Figure::told(
+            "artefact push as a share of that (median of 3)",
+            "ratio",
+            share,
         ),
         Figure::at_most(
             "artefact push: memory of the controller",
