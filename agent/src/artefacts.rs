@@ -25,7 +25,8 @@ use crate::k3s::paths::{self, staged_binary};
 
 /// The largest chunk, in bytes.
 pub const MAX_CHUNK: usize = 1024 * 1024;
-/// The most artefacts that are staged, whole or in part.
+/// The most artefacts that stay staged, whole or in part. One more is there from the beginning of a push to the removal after
+/// it, where there is room.
 const MOST_STAGED: usize = 2;
 
 /// An artefact can't be taken.

@@ -277,21 +277,16 @@ impl Root {
 
     /// The names in a directory, sorted; empty where there is no such directory.
     pub async fn list(&self, path: impl AsRef<Path>) -> Result<Vec<String>, FileError> {
-        self.blocking(path, |full| {
-            let entries = match fs::read_dir(full) {
-                Ok(entries) => entries,
-                Err(source) if is_absence(&source) => return Ok(Vec::new()),
-                Err(source) => return Err(FileError::io("list", full, source)),
-            };
-            let mut names = Vec::new();
-            for entry in entries {
-                let entry = entry.map_err(|source| FileError::io("list", full, source))?;
-                names.push(entry.file_name().to_string_lossy().into_owned());
-            }
-            names.sort();
-            Ok(names)
-        })
-        .await
+        self.blocking(path, |full| names_in(full, |_| Ok(true)))
+            .await
+    }
+
+    /// As [`Root::list`], of directories only; a link to one is none. The file system's own list tells which are: a mount of a
+    /// dead server does not hold it up.
+    pub async fn list_directories(&self, path: impl AsRef<Path>) -> Result<Vec<String>, FileError> {
+        let is_directory = |entry: &fs::DirEntry| Ok(entry.file_type()?.is_dir());
+        self.blocking(path, move |full| names_in(full, is_directory))
+            .await
     }
 
     /// Runs `work` on the full path of `path`, on a thread that may block.
@@ -306,6 +301,32 @@ impl Root {
             .await
             .unwrap_or(Err(FileError::Interrupted { path: named }))
     }
+}
+
+/// The names in a directory that are wanted, sorted; none where there is no such directory.
+fn names_in(
+    full: &Path,
+    is_wanted: impl Fn(&fs::DirEntry) -> io::Result<bool>,
+) -> Result<Vec<String>, FileError> {
+    let failed = |source| FileError::io("list", full, source);
+    let entries = match fs::read_dir(full) {
+        Ok(entries) => entries,
+        Err(source) if is_absence(&source) => return Ok(Vec::new()),
+        Err(source) => return Err(failed(source)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        match is_wanted(&entry) {
+            Ok(true) => names.push(entry.file_name().to_string_lossy().into_owned()),
+            Ok(false) => {}
+            // It vanished meanwhile.
+            Err(source) if is_absence(&source) => {}
+            Err(source) => return Err(failed(source)),
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 fn write_if_different(full: &Path, content: &[u8], mode: u32) -> Result<Change, FileError> {

@@ -8,7 +8,7 @@
 //! every directory is checked once more when it is opened. Symbolic links are removed and never followed. What must not be in a
 //! directory when the rest is removed is looked for here too ([`Order::HoldsOnly`]): the agent may see another directory there.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Debug;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -54,6 +54,14 @@ pub enum RemovalError {
         /// What it was at.
         doing: String,
     },
+    /// An earlier piece of work was not over in time.
+    #[error(
+        "failed to begin within {} s: an earlier removal, or a look of the agent's, is still at work in the unit {}", limit.as_secs(), unit::UNIT
+    )]
+    Busy {
+        /// How long it was waited for.
+        limit: Duration,
+    },
     /// The program ended without an answer.
     #[error("failed to understand what was done in the mount namespace of PID 1: {doing}")]
     NoAnswer {
@@ -90,6 +98,9 @@ pub enum Order {
         directory: PathBuf,
         /// Names that may be in it.
         names: Vec<String>,
+        /// Only names that begin like this count; all where it is empty.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        beginning: String,
     },
 }
 
@@ -136,7 +147,8 @@ pub struct Report {
 /// Takes away mounts and trees.
 #[async_trait]
 pub trait Removal: Send + Sync + Debug {
-    /// Does the orders one after the other, all of them also where one fails; what isn't there is done already. Only a directory
+    /// Waits at most `limit` for earlier work to end, and has done in what is left of it; whatever is begun goes on also where
+    /// nobody waits for its end any more. Does the orders one after the other, all of them also where one fails; what isn't there is done already. Only a directory
     /// that holds more than it should ([`Order::HoldsOnly`]) ends the work.
     async fn run(&self, orders: &[Order], limit: Duration) -> Result<Report, RemovalError>;
 }
@@ -151,8 +163,17 @@ pub fn perform(
     let mut report = Report::default();
     for order in orders {
         told(&order.in_words());
-        if let Order::HoldsOnly { directory, names } = order {
-            if !holds_only(root, directory, names, &mut report) {
+        if let Order::HoldsOnly {
+            directory,
+            names,
+            beginning,
+        } = order
+        {
+            let counts = |name: &OsStr| {
+                name.as_encoded_bytes().starts_with(beginning.as_bytes())
+                    && !names.iter().any(|known| name == known.as_str())
+            };
+            if !holds_only(root, directory, counts, &mut report) {
                 return report;
             }
             continue;
@@ -193,9 +214,14 @@ fn check(path: &Path) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether a directory holds nothing but `names`; tells what else it holds, or why that can't be known.
-fn holds_only(root: &Root, directory: &Path, names: &[String], report: &mut Report) -> bool {
-    let others = match others(&root.path(directory), names) {
+/// Whether a directory holds nothing that counts; tells what else it holds, or why that can't be known.
+fn holds_only(
+    root: &Root,
+    directory: &Path,
+    counts: impl Fn(&OsStr) -> bool,
+    report: &mut Report,
+) -> bool {
+    let others = match others(&root.path(directory), counts) {
         Ok(others) => others,
         Err(error) if is_absence(&error) => return true,
         Err(error) => {
@@ -211,12 +237,12 @@ fn holds_only(root: &Root, directory: &Path, names: &[String], report: &mut Repo
     report.unexpected.is_empty()
 }
 
-/// The names in a directory that are not among `names`.
-fn others(directory: &Path, names: &[String]) -> io::Result<Vec<OsString>> {
+/// The names in a directory that count.
+fn others(directory: &Path, counts: impl Fn(&OsStr) -> bool) -> io::Result<Vec<OsString>> {
     let mut others = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let name = entry?.file_name();
-        if !names.iter().any(|known| name == known.as_str()) {
+        if counts(&name) {
             others.push(name);
         }
         if others.len() == MOST_UNEXPECTED {

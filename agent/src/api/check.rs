@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use canasta_proto::address::Address;
-use canasta_proto::local_path::LocalPath;
+use canasta_proto::local_path::{self, LocalPath};
 use canasta_proto::pb;
 use canasta_proto::pb::task_spec::Verb;
 use canasta_proto::version::K3sVersion;
@@ -26,8 +26,6 @@ const MAX_SANS: usize = 64;
 /// The most directories that one task may discard, and the longest path.
 const MAX_DISCARD: usize = 4096;
 const MAX_PATH: usize = 4096;
-/// The most directories in which a cluster keeps local volumes.
-const MAX_LOCAL_PATHS: usize = 64;
 /// The largest certificate, in bytes.
 const MAX_CERTIFICATE: usize = 16 * 1024;
 /// The most lines of a journal, and how many are sent when the caller leaves it open.
@@ -137,10 +135,13 @@ fn uninstall(task: &pb::K3sUninstallTask) -> Result<(), Error> {
 
 /// Directories in which a cluster keeps local volumes. What lies in them may be destroyed, so none is the system's.
 pub(super) fn local_paths(field: &str, paths: &[String]) -> Result<(), Error> {
-    if paths.len() > MAX_LOCAL_PATHS {
+    if paths.len() > local_path::MOST {
         return Err(broken(
             field,
-            format!("a cluster has at most {MAX_LOCAL_PATHS} directories of volumes"),
+            format!(
+                "a cluster has at most {} directories of volumes",
+                local_path::MOST
+            ),
         ));
     }
     let mut checked = paths.iter().map(|path| path.parse::<LocalPath>());

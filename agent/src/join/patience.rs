@@ -8,6 +8,8 @@ use canasta_transport::status::Fault;
 const TOO_MANY: &str = "TOO_MANY_CALLS";
 /// The first pause where the controller names none.
 const FIRST: Duration = Duration::from_secs(1);
+/// The shortest pause, also where the controller names a shorter one or none at all: a join must not spin.
+const SHORTEST: Duration = Duration::from_millis(100);
 /// The longest pause that is taken without being asked for.
 const LONGEST: Duration = Duration::from_secs(10);
 
@@ -25,7 +27,7 @@ impl Patience {
     pub(super) fn new(most: Duration) -> Self {
         Self {
             left: most,
-            next: Duration::ZERO,
+            next: SHORTEST,
         }
     }
 
@@ -63,6 +65,18 @@ mod tests {
         let long = refused(TOO_MANY).retry_after(Duration::from_secs(15));
         assert_eq!(seconds(patience.pause(&long)), Some(15.0));
         assert_eq!(patience.pause(&told), None, "10 s are more than is left");
+    }
+
+    #[test]
+    fn a_controller_that_names_no_time_at_all_is_not_asked_in_a_spin() {
+        let mut patience = Patience::new(Duration::from_secs(1));
+        let now = refused(TOO_MANY).retry_after(Duration::ZERO);
+        let mut waited = Duration::ZERO;
+        for expected in [SHORTEST, SHORTEST * 2, SHORTEST * 4] {
+            assert_eq!(patience.pause(&now), Some(expected));
+            waited += expected;
+        }
+        assert_eq!(patience.pause(&now), None, "{waited:?} of 1 s are waited");
     }
 
     #[test]

@@ -106,7 +106,7 @@ pub async fn run(
         discard: &task.discard,
     };
     if step != K3sUninstallStep::Compare {
-        work.guard().await?;
+        work.guard(REMOVING.contains(&step)).await?;
     }
     if REMOVING.contains(&step) {
         work.stop_again(step, reporter).await?;
@@ -224,19 +224,19 @@ impl Work<'_> {
                 self.remove_part(earlier, reporter).await?;
             }
         }
-        self.guard().await
+        self.guard(true).await
     }
 
     /// Has orders done in the mount namespace of PID 1.
-    async fn perform(&self, orders: &[Order]) -> Result<Report, StepError> {
+    async fn perform(&self, orders: &[Order], limit: Duration) -> Result<Report, StepError> {
         let removal = &self.host.removal;
-        let done = removal.run(orders, self.limits.removal).await;
+        let done = removal.run(orders, limit).await;
         done.map_err(|error| removal_error(&error))
     }
 
     /// As [`Work::perform`]; all of them must succeed.
     async fn remove(&self, orders: &[Order], reason: &str) -> Result<Report, StepError> {
-        let report = self.perform(orders).await?;
+        let report = self.perform(orders, self.limits.removal).await?;
         if let Some(first) = report.unexpected.first() {
             let all: Vec<String> = report
                 .unexpected
@@ -277,6 +277,9 @@ fn removal_error(error: &RemovalError) -> StepError {
         ),
         RemovalError::TimedOut { .. } => report("REMOVAL_TIMED_OUT").hint(
             "what it was at most likely waits for a server that is gone; bring that back or unmount it by hand (`umount -l PATH`), then run the command again",
+        ),
+        RemovalError::Busy { .. } => report("REMOVAL_BUSY").hint(
+            "another task, or a look, has the agent remove or look at files on the node: `systemctl status canasta-agent-removal` there; run the command again when it has ended",
         ),
         RemovalError::Unit(_) => report("SYSTEMD_FAILED")
             .hint("look at `systemctl status canasta-agent-removal` on the node, then run the command again"),

@@ -370,7 +370,15 @@ async fn probes_from_one_call_are_heard_by_the_other() {
 #[tokio::test]
 async fn a_directory_of_volumes_is_plain_and_not_the_systems_wherever_it_is_named() {
     let (_controller, _node, _agent, mut client) = joined().await;
-    for place in ["srv", "/srv/", "/srv/../etc", "/", "/etc/v", "/var/lib"] {
+    for place in [
+        "srv",
+        "/srv/",
+        "/srv/../etc",
+        "/",
+        "/etc/v",
+        "/var/lib",
+        "/var/lib/kubelet",
+    ] {
         let local_paths = vec![place.to_owned()];
         let mut uninstall = start_request("uninstall");
         uninstall.spec.get_or_insert_default().verb =

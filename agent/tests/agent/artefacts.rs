@@ -259,10 +259,16 @@ async fn older_artefacts_make_room_for_a_push_that_needs_it() {
     for length in [1000, 2000] {
         push(&mut client, &content(length), 0).await.expect("push");
     }
-    node.host.machine.change(|machine| machine.disk_free = 100);
-    let status = push(&mut client, &content(3000), 0)
+    // Room for the newer one and the new one, not for all three.
+    node.host.machine.change(|machine| {
+        machine.disk_free = 5500;
+        machine.disk_used_by = Some(node.host.root.path("/usr/local/bin"));
+    });
+    let size = push(&mut client, &content(3000), 0).await.expect("push");
+    assert_eq!(size, 3000);
+    let status = push(&mut client, &content(5000), 0)
         .await
-        .expect_err("full");
+        .expect_err("full, also without all older ones but one");
     assert_eq!(fault(&status).reason, "DISK_FULL");
     let left = staged(&node);
     assert!(
@@ -273,7 +279,7 @@ async fn older_artefacts_make_room_for_a_push_that_needs_it() {
     );
     assert!(
         left.iter()
-            .any(|name| name.contains(&digest(&content(2000)))),
+            .any(|name| name.contains(&digest(&content(3000)))),
         "{left:?}"
     );
 }

@@ -1,7 +1,7 @@
 //! Where a cluster keeps local volumes on a node: the settings of its local-path provisioner. Only a server's configuration says
 //! where that is, so the agent of a worker learns it from here. Called by joins and by the uninstall.
 
-use canasta_proto::local_path::LocalPath;
+use canasta_proto::local_path::{self, LocalPath};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::api::ListParams;
@@ -52,18 +52,26 @@ struct NodePaths {
 }
 
 impl LocalPaths {
+    /// Adds directories that were known before, the newest first.
+    pub(crate) fn remember(&mut self, paths: &[String]) {
+        for path in paths {
+            self.add_path(path, SETTINGS);
+        }
+    }
+
     /// Adds what one map of settings says of a node. The paths of nodes that aren't listed count always: a node may have been
     /// listed later.
     fn add(&mut self, map: &ConfigMap, node: &str) {
         let Some(text) = map.data.as_ref().and_then(|data| data.get(KEY)) else {
             return;
         };
+        let namespace = map.metadata.namespace.as_deref().unwrap_or_default();
+        let named = format!("{namespace}/{SETTINGS}");
         let settings = match serde_json::from_str::<Settings>(text) {
             Ok(settings) => settings,
             Err(error) => {
-                let namespace = map.metadata.namespace.as_deref().unwrap_or_default();
                 self.unusable.push(format!(
-                    "what the ConfigMap {namespace}/{SETTINGS} names: its {KEY} can't be read: {error}"
+                    "what the ConfigMap {named} names: its {KEY} can't be read: {error}"
                 ));
                 return;
             }
@@ -73,19 +81,31 @@ impl LocalPaths {
         let entries = settings.node_path_map.into_iter().chain(maps);
         for entry in entries.filter(|entry| [OTHER_NODES, node].contains(&entry.node.as_str())) {
             for path in entry.paths {
-                self.add_path(&path);
+                self.add_path(&path, &named);
             }
         }
     }
 
-    fn add_path(&mut self, path: &str) {
+    /// Adds a directory that a map names. Beyond as many as an agent takes, it is told as one that can't be looked into.
+    fn add_path(&mut self, path: &str, map: &str) {
         let plain = match path.trim_end_matches('/') {
             "" => path,
             plain => plain,
         };
         let (list, text) = match plain.parse::<LocalPath>() {
-            Ok(path) => (&mut self.usable, path.into()),
-            Err(rule) => (&mut self.unusable, format!("{plain}: {rule}")),
+            Ok(path) if self.usable.len() < local_path::MOST => (&mut self.usable, path.into()),
+            Ok(path) if self.usable.iter().any(|known| known == path.as_str()) => return,
+            Ok(path) => {
+                let most = local_path::MOST;
+                let text = format!(
+                    "{path}: the ConfigMap {map} names more directories than the {most} that an agent looks into"
+                );
+                (&mut self.unusable, text)
+            }
+            Err(rule) => {
+                let text = format!("{plain}: {rule}; the ConfigMap {map} names it");
+                (&mut self.unusable, text)
+            }
         };
         if !list.contains(&text) {
             list.push(text);
@@ -111,6 +131,7 @@ impl ClusterApi {
 
 #[cfg(test)]
 mod tests {
+    use canasta_proto::local_path;
     use serde_json::json;
 
     use super::{LocalPaths, SETTINGS};
@@ -137,6 +158,29 @@ mod tests {
         let usable = ["/srv/v", "/var/lib/rancher/k3s/storage", "/data", "/fast"];
         assert_eq!(found.usable, usable);
         assert_eq!(found.unusable, [""; 0]);
+    }
+
+    #[test]
+    fn what_is_beyond_the_most_that_an_agent_takes_is_told() {
+        let paths: Vec<String> = (0..=local_path::MOST)
+            .map(|at| format!("/v/{at}"))
+            .collect();
+        let more = [paths.clone(), vec!["/v/0".to_owned()]].concat();
+        let found = of(&json!({"nodePathMap": [{"node": "w1", "paths": more}]}).to_string());
+        assert_eq!(found.usable, paths[..local_path::MOST]);
+        assert_eq!(found.unusable.len(), 1, "{found:?}");
+        let told = &found.unusable[0];
+        assert!(
+            told.starts_with("/v/64: the ConfigMap kube-system/local-path-config names more"),
+            "{told}"
+        );
+        let mut before = LocalPaths::default();
+        before.remember(&more);
+        assert_eq!(before.usable, found.usable);
+        assert!(
+            before.unusable[0].contains("local-path-config"),
+            "{before:?}"
+        );
     }
 
     #[test]

@@ -221,9 +221,10 @@ fn shown(planned: &Planned, known: &Known, judged: &Judged) -> pb::UninstallPlan
     }
 }
 
-/// The paths of what lies where local volumes are kept.
+/// The paths of what lies where local volumes are kept, as far as it may be destroyed.
 fn stored(known: &Known) -> impl Iterator<Item = String> {
-    known.inspected.stored.iter().map(|data| data.path.clone())
+    let paths = known.inspected.stored.iter().map(|data| &data.path);
+    paths.filter(|path| known.can_be_data(path)).cloned()
 }
 
 /// Refuses what can be no path of a directory.

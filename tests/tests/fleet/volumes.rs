@@ -62,11 +62,13 @@ async fn volumes_on_a_worker_are_found_where_its_cluster_keeps_them() {
 
     // The path is changed on the server later: what was written before stays where it was.
     let (old, new) = (
-        format!("{OUTSIDE}/pvc-1_n_db"),
+        format!("{OUTSIDE}/pvc-1f3566e8-7b06-498e-8691-945178302f48_n_db"),
         format!("{BELOW}/pvc-2_n_db"),
     );
     put_volume(&worker, &old);
     put_volume(&worker, &new);
+    let theirs = format!("{OUTSIDE}/www");
+    put_volume(&worker, &theirs);
     keep_volumes_in(&control_plane, BELOW);
     let systemd = control_plane.host.host().systemd;
     systemd
@@ -105,7 +107,7 @@ async fn volumes_on_a_worker_are_found_where_its_cluster_keeps_them() {
         assert!(!worker.host.root.path(&volume).exists(), "{volume}");
     }
     assert!(
-        worker.host.root.path(OUTSIDE).exists(),
-        "the place itself is not k3s's"
+        worker.host.root.path(theirs).exists(),
+        "the place itself, and what else lies there, is not k3s's"
     );
 }

@@ -24,6 +24,8 @@ pub struct MachineState {
     pub vitals: Vitals,
     /// Free bytes on the one disk.
     pub disk_free: u64,
+    /// A directory whose files take room away from `disk_free`.
+    pub disk_used_by: Option<PathBuf>,
     /// Size of the one disk in bytes.
     pub disk_total: u64,
     /// Who listens.
@@ -57,6 +59,7 @@ impl FakeMachine {
                 swap_used: 0,
             },
             disk_free: 30 * GIB,
+            disk_used_by: None,
             disk_total: 40 * GIB,
             listeners: Vec::new(),
             kernel_features: features.collect(),
@@ -132,10 +135,15 @@ impl Machine for FakeMachine {
 
     async fn disk_space(&self, path: &Path) -> Result<DiskSpace, MachineError> {
         let state = self.state();
+        let files = state.disk_used_by.and_then(|at| std::fs::read_dir(at).ok());
+        let files = files.into_iter().flatten().flatten();
+        let used = files
+            .filter_map(|file| Some(file.metadata().ok()?.len()))
+            .sum();
         Ok(DiskSpace {
             asked: path.to_path_buf(),
             mount_point: Some(PathBuf::from("/")),
-            free: state.disk_free,
+            free: state.disk_free.saturating_sub(used),
             total: state.disk_total,
         })
     }

@@ -106,7 +106,11 @@ fn what_lies_where_nothing_should_ends_the_work_before_anything_goes() {
         let names = names.iter().map(|&name| name.to_owned()).collect();
         let directory = place.into();
         [
-            Order::HoldsOnly { directory, names },
+            Order::HoldsOnly {
+                directory,
+                names,
+                beginning: String::new(),
+            },
             Order::Remove("/var/lib/k".into()),
         ]
     };
@@ -121,9 +125,18 @@ fn what_lies_where_nothing_should_ends_the_work_before_anything_goes() {
     let unreadable = Order::HoldsOnly {
         directory: "/home/loop/x".into(),
         names: Vec::new(),
+        beginning: String::new(),
     };
     let report = run(&root, &[unreadable, Order::Remove("/var/lib/k".into())]);
     assert_eq!((report.removed, report.left.len()), (0, 1), "{report:?}");
+    for (beginning, held) in [("pvc-", true), ("other", false)] {
+        let named = Order::HoldsOnly {
+            directory: place.into(),
+            names: Vec::new(),
+            beginning: beginning.to_owned(),
+        };
+        assert_eq!(!run(&root, &[named]).unexpected.is_empty(), held);
+    }
     assert_eq!(run(&root, &orders(&["pvc-1"])).removed, 2);
     assert_eq!(run(&root, &orders(&[])[..1]).left, []);
 }
@@ -147,6 +160,7 @@ fn an_unmount_or_a_look_that_was_killed_hints_at_a_dead_server_and_a_removal_doe
     let look = Order::HoldsOnly {
         directory: "/run/k".into(),
         names: Vec::new(),
+        beginning: String::new(),
     };
     for (order, waited) in [
         (look, true),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use super::{Order, Removal, RemovalError, Report, perform, unmount};
 use crate::files::{FileError, Root};
@@ -19,12 +20,15 @@ pub const COMMAND: &str = "remove-for-agent";
 /// Where requests and answers lie. Only root may enter it.
 const DIRECTORY: &str = "/run/canasta-agent/removal";
 /// The unit.
-const UNIT: &str = "canasta-agent-removal.service";
+pub(super) const UNIT: &str = "canasta-agent-removal.service";
 const REQUEST: &str = "request.json";
 const ANSWER: &str = "answer.jsonl";
 
 /// How much stack a walk through deep directories gets, in bytes.
 const STACK: usize = 256 * 1024 * 1024;
+
+/// The least that a program gets to work in, where the wait for its turn took almost all of its time.
+const LEAST: Duration = Duration::from_secs(1);
 
 /// How long systemd may take beyond the limit to say that it killed the program.
 const GRACE: Duration = Duration::from_secs(15);
@@ -34,7 +38,8 @@ const GRACE: Duration = Duration::from_secs(15);
 pub struct InUnit {
     root: Root,
     systemd: BusSystemd,
-    /// There is one unit and one answer: whoever only looks waits until a task's removal has ended.
+    /// There is one unit and one answer: whoever only looks waits until a task's removal has ended. Held for as long as the unit
+    /// may be at work, also where the caller is gone.
     turn: Arc<Mutex<()>>,
 }
 
@@ -65,7 +70,41 @@ impl Removal for InUnit {
         if orders.is_empty() {
             return Ok(Report::default());
         }
-        let _turn = self.turn.lock().await;
+        let begun = Instant::now();
+        let (this, orders) = (self.clone(), orders.to_vec());
+        let work = async move {
+            let left = limit.saturating_sub(begun.elapsed()).max(LEAST);
+            this.run_in_unit(&orders, left).await
+        };
+        in_turn(Arc::clone(&self.turn), limit, Box::pin(work)).await?
+    }
+}
+
+/// Does work once nobody else's is under way, and to its end whether or not the caller waits for that.
+async fn in_turn<T: Send + 'static>(
+    turn: Arc<Mutex<()>>,
+    limit: Duration,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, RemovalError> {
+    let held = timeout(limit, turn.lock_owned()).await;
+    let held = held.map_err(|_elapsed| RemovalError::Busy { limit })?;
+    let work = tokio::spawn(async move {
+        let done = work.await;
+        drop(held);
+        done
+    });
+    work.await.map_err(|_ended| RemovalError::NoAnswer {
+        doing: "the agent's own part of the work was cut off".to_owned(),
+    })
+}
+
+impl InUnit {
+    async fn run_in_unit(&self, orders: &[Order], limit: Duration) -> Result<Report, RemovalError> {
+        // An agent that was killed may have left one at work: it must end before there is another request for it to read.
+        self.systemd
+            .stop(UNIT, GRACE)
+            .await
+            .map_err(RemovalError::Unit)?;
         let request = serde_json::to_vec(orders).expect("orders are paths");
         self.root.create_dir_all(DIRECTORY, 0o700).await?;
         let answer = format!("{DIRECTORY}/{ANSWER}");
@@ -84,11 +123,6 @@ impl Removal for InUnit {
         let program = program.display().to_string();
         let program = program.strip_suffix(" (deleted)").unwrap_or(&program);
         let argv = [program, COMMAND, DIRECTORY].map(str::to_owned);
-        // An agent that was killed may have left one at work.
-        self.systemd
-            .stop(UNIT, GRACE)
-            .await
-            .map_err(RemovalError::Unit)?;
         let begun = Instant::now();
         let ended = self
             .systemd
@@ -174,6 +208,25 @@ mod tests {
             unit: "u".to_owned(),
             result: "failed".to_owned(),
         })
+    }
+
+    #[tokio::test]
+    async fn work_is_done_in_turn_and_to_its_end_also_when_its_caller_is_gone() {
+        let turn = Arc::new(Mutex::new(()));
+        let (end, ends) = tokio::sync::oneshot::channel::<()>();
+        let work = async move { ends.await.is_ok() };
+        let limit = Duration::from_millis(50);
+        let call = in_turn(Arc::clone(&turn), limit, work);
+        timeout(limit, call).await.expect_err("it goes on");
+        let busy = in_turn(Arc::clone(&turn), limit, async {}).await;
+        let busy = busy.expect_err("the first one is at work").to_string();
+        assert!(
+            busy.contains("still at work") && busy.contains(UNIT),
+            "{busy}"
+        );
+        end.send(()).expect("the work goes on");
+        let next = in_turn(turn, Duration::from_secs(10), async { 2 }).await;
+        assert_eq!(next.expect("its turn"), 2);
     }
 
     #[test]

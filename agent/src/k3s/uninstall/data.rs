@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use canasta_host::mounts::Mount;
 use canasta_host::{Host, Root};
+use canasta_proto::local_path::is_volume;
 use canasta_proto::pb::StoredData;
 use serde::Deserialize;
 use serde_norway::Value;
@@ -21,8 +22,8 @@ const COUNTING: Duration = Duration::from_secs(20);
 const MOST_WAITING: usize = 100_000;
 
 /// The directories, the one that is in effect first: by the unit's arguments, the configuration, the provisioner's own
-/// settings, what was told of the cluster, and k3s's default, in which older data may lie.
-pub(super) async fn places(host: &Host, told: &[String]) -> Result<Vec<String>, Error> {
+/// settings, what was told of the cluster, and k3s's default, in which older data may lie. Those that are only `told` are marked.
+pub(super) async fn places(host: &Host, told: &[String]) -> Result<Vec<(String, bool)>, Error> {
     let mut places = Vec::new();
     let unit_file = host
         .root
@@ -34,13 +35,15 @@ pub(super) async fn places(host: &Host, told: &[String]) -> Result<Vec<String>, 
     if let Some(text) = host.root.read_text(paths::LOCAL_STORAGE_MANIFEST).await? {
         places.extend(of_manifest(&text));
     }
+    let own = places.len();
     places.extend_from_slice(told);
     places.push(paths::LOCAL_STORAGE.to_owned());
-    let mut known = Vec::new();
-    for place in places {
+    let mut known: Vec<(String, bool)> = Vec::new();
+    for (at, place) in places.into_iter().enumerate() {
         let place = place.trim_end_matches('/').to_owned();
-        if place.starts_with('/') && !known.contains(&place) {
-            known.push(place);
+        let is_told = at >= own && place != paths::LOCAL_STORAGE;
+        if place.starts_with('/') && known.iter().all(|(path, _)| *path != place) {
+            known.push((place, is_told));
         }
     }
     Ok(known)
@@ -53,6 +56,14 @@ pub(super) async fn entries(host: &Host, place: &str) -> Result<Vec<String>, Err
         .into_iter()
         .map(|name| format!("{place}/{name}"))
         .collect())
+}
+
+/// The volumes among what lies in one of them: the directories that are named as the provisioner names its own.
+pub(super) async fn volumes(host: &Host, place: &str) -> Result<Vec<String>, Error> {
+    let mut names = host.root.list_directories(place).await?;
+    names.retain(|name| is_volume(name));
+    let paths = names.into_iter().map(|name| format!("{place}/{name}"));
+    Ok(paths.collect())
 }
 
 /// The part of the provisioner's settings that is looked at.

@@ -7,6 +7,7 @@ use canasta_host::removal::{Order, Report};
 use canasta_steps::{Done, Reporter, StepError};
 
 use super::guard::holds_only;
+use super::layout::Place;
 use super::processes::groups_count;
 use super::{Work, count, data, mounts};
 use crate::k3s::record::Kind;
@@ -73,9 +74,14 @@ impl Work<'_> {
         // Data that the task names may lie outside of k3s's own directories, and takes its time to go. What appears beside it
         // meanwhile is not named, so it is looked once more before the directories go with all that is in them.
         // Each time in the same breath as the removal, and where that happens: what the agent sees may be something else.
-        let places = data::places(self.host, &self.told).await?;
+        // Where nothing goes by itself, there is nothing to look for.
+        let table = canasta_host::mounts::read(&self.host.root).await;
+        let table = table.map_err(Error::from)?;
+        let mut places = Place::all(self.host, &table, &self.told).await?;
+        places.retain(|place| place.can_be_looked_into() && !place.only_volumes);
+        let places: Vec<String> = places.into_iter().map(|place| place.path).collect();
         let discarded = self.remove_volumes(&places).await?;
-        self.guard().await?;
+        self.guard(true).await?;
         let mut orders: Vec<Order> = places.iter().map(|place| holds_only(place, &[])).collect();
         orders.extend(self.orders().await?);
         let report = self.remove(&orders, "FILES_LEFT").await?;

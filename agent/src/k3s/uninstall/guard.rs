@@ -1,15 +1,17 @@
 //! What keeps an uninstall from destroying what is not k3s's: checked before every step, and failing closed.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use canasta_host::Host;
 use canasta_host::mounts::{self, Mount};
 use canasta_host::presence::{self, Found, PresenceError};
 use canasta_host::removal::Order;
+use canasta_proto::local_path::{VOLUME_PREFIX, is_volume};
 use canasta_steps::StepError;
 
+use super::Work;
 use super::layout::Place;
-use super::{Work, data};
 use crate::k3s::{Error, paths};
 
 /// How many are named in one message.
@@ -33,23 +35,32 @@ pub(super) fn trees() -> Vec<PathBuf> {
 }
 
 impl Work<'_> {
-    /// Refuses while another Kubernetes is here, while a mount that is not k3s's lies below what would be removed, or data that
-    /// the task doesn't name.
-    pub(super) async fn guard(&self) -> Result<(), StepError> {
+    /// Refuses while another Kubernetes is here, while a mount that is not k3s's lies below what would be removed, or, before
+    /// what `removes`, data that the task doesn't name: stopping k3s destroys none.
+    pub(super) async fn guard(&self, removes: bool) -> Result<(), StepError> {
         self.alone().await?;
         let table = mounts::read(&self.host.root).await.map_err(Error::from)?;
         let places = Place::all(self.host, &table, &self.told).await?;
         let discarded: Vec<PathBuf> = self.discard.iter().map(PathBuf::from).collect();
         let mut foreign = self.sorted_mounts(&discarded).await?.foreign;
         // What can't be looked at without the danger of waiting for ever may hold anything.
-        foreign.extend(places.iter().filter_map(Place::remote).cloned());
+        foreign.extend(places.iter().filter_map(Place::remote_in_the_way).cloned());
         if let Some(first) = foreign.first() {
             return Err(foreign_mount(first, &foreign));
         }
         self.only_volumes(&places)?;
+        if !removes {
+            return Ok(());
+        }
         let mut kept = Vec::new();
-        for place in places.iter().filter(|place| !place.is_hidden) {
-            for path in data::entries(self.host, &place.path).await? {
+        let (hidden, seen): (Vec<&Place>, Vec<&Place>) = places
+            .iter()
+            .filter(|place| place.can_be_looked_into())
+            .partition(|place| place.is_hidden);
+        for place in seen {
+            let entries = place.entries(self.host).await?;
+            self.only_directories(place, &entries).await?;
+            for path in entries {
                 if !self.discard.contains(&path) {
                     kept.push(path);
                 }
@@ -58,8 +69,8 @@ impl Work<'_> {
         if let Some(first) = kept.first() {
             return Err(holds_data(first, &kept));
         }
-        for place in places.iter().filter(|place| place.is_hidden) {
-            self.hidden_place(place).await?;
+        for place in hidden {
+            self.hidden_place(place, self.limits.removal).await?;
         }
         Ok(())
     }
@@ -77,26 +88,72 @@ impl Work<'_> {
 
     /// Whether what the task discards are volumes.
     fn only_volumes(&self, places: &[Place]) -> Result<(), StepError> {
-        let places: Vec<String> = places.iter().map(|place| place.path.clone()).collect();
-        let mut outside = self.discard.iter();
-        match outside.find(|path| !is_directly_below(path, &places)) {
-            None => Ok(()),
-            Some(path) => Err(StepError::new(
+        let paths: Vec<String> = places
+            .iter()
+            .filter(|place| place.can_be_looked_into())
+            .map(|place| place.path.clone())
+            .collect();
+        let is_foreign = |path: &&String| {
+            let mut places = places.iter().filter(|place| place.only_volumes);
+            let name = |place: &Place| path.strip_prefix(&place.path)?.strip_prefix('/');
+            places.any(|place| name(place).is_some_and(|name| !is_volume(name)))
+        };
+        let mut discarded = self.discard.iter();
+        if let Some(path) = discarded.find(|path| !is_directly_below(path, &paths)) {
+            return Err(StepError::new(
                 "SPEC_INVALID",
                 format!("{path} is not in a directory in which k3s keeps volumes, so it can't be discarded"),
             )
             .subject(path)
-            .hint(format!("volumes lie in {}", places.join(", ")))),
+            .hint(format!("volumes lie in {}", paths.join(", "))));
+        }
+        match self.discard.iter().find(is_foreign) {
+            None => Ok(()),
+            Some(path) => Err(no_volume(
+                path,
+                "is not named as the provisioner names volumes",
+            )),
         }
     }
 
+    /// Whether what the task discards in a place that holds other things too are directories, as volumes are; `volumes` are those
+    /// in it.
+    async fn only_directories(&self, place: &Place, volumes: &[String]) -> Result<(), StepError> {
+        if !place.only_volumes {
+            return Ok(());
+        }
+        for path in self.discard {
+            let is_in = Path::new(path).parent() == Some(Path::new(&place.path));
+            if !is_in || volumes.contains(path) {
+                continue;
+            }
+            if self.host.root.exists(path).await.map_err(Error::from)? {
+                return Err(no_volume(path, "is no directory"));
+            }
+        }
+        Ok(())
+    }
+
     /// Looks where the removal will happen into a place that is hidden from the agent: seen from here, it is empty.
-    pub(super) async fn hidden_place(&self, place: &Place) -> Result<(), StepError> {
-        let order = holds_only(&place.path, self.discard);
-        let report = self.perform(&[order]).await?;
+    pub(super) async fn hidden_place(
+        &self,
+        place: &Place,
+        limit: Duration,
+    ) -> Result<(), StepError> {
+        let mut order = holds_only(&place.path, self.discard);
+        if let Order::HoldsOnly { beginning, .. } = &mut order
+            && place.only_volumes
+        {
+            VOLUME_PREFIX.clone_into(beginning);
+        }
+        let mut report = self.perform(&[order], limit).await?;
         if let Some(left) = report.left.first() {
             return Err(unseen_place(place, &left.why));
         }
+        let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+        report
+            .unexpected
+            .retain(|path| !place.only_volumes || name(path).is_some_and(|name| is_volume(&name)));
         if !report.unexpected.is_empty() {
             return Err(holds_hidden_data(place, &report.unexpected));
         }
@@ -113,6 +170,7 @@ pub(super) fn holds_only(place: &str, volumes: &[String]) -> Order {
     Order::HoldsOnly {
         directory: PathBuf::from(place),
         names: names.collect(),
+        beginning: String::new(),
     }
 }
 
@@ -144,7 +202,18 @@ fn other_kubernetes(found: &[Found]) -> StepError {
     .hint("uninstall the other one by its own means (if only its package is left, remove that), then run the command again; if it is to stay, remove k3s by hand: stop and disable its unit, then delete what is k3s's alone, as /var/lib/rancher/k3s and /etc/rancher/k3s")
 }
 
-fn unseen_place(place: &Place, why: &str) -> StepError {
+fn no_volume(path: &str, why: &str) -> StepError {
+    StepError::new(
+        "SPEC_INVALID",
+        format!(
+            "{path} {why}, and lies outside of k3s's own directories, so it is not the cluster's and can't be discarded"
+        ),
+    )
+    .subject(path)
+    .hint("run the command again: it tells anew what would be destroyed; what volumes of another naming (pathPattern) hold stays, and is deleted by hand")
+}
+
+pub(super) fn unseen_place(place: &Place, why: &str) -> StepError {
     StepError::new(
         "LOCAL_DATA_UNKNOWN",
         format!(
@@ -230,6 +299,19 @@ fn some_of(all: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::is_directly_below;
+
+    /// What goes as a whole is no directory of volumes, whoever names it.
+    #[test]
+    fn none_of_k3s_own_trees_can_be_told_as_a_directory_of_volumes() {
+        for tree in super::trees() {
+            let text = tree.to_str().expect("text");
+            assert!(
+                text.parse::<canasta_proto::local_path::LocalPath>()
+                    .is_err(),
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn only_what_lies_in_the_directory_itself_can_be_discarded() {

@@ -1,20 +1,21 @@
 //! What an uninstall would destroy and what stands in its way. Changes nothing; answers also where an uninstall would be refused.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use canasta_host::Host;
 use canasta_host::mounts as table;
 use canasta_proto::pb;
 use canasta_steps::StepError;
 
+use super::guard::unseen_place;
 use super::layout::Place;
 use super::{Limits, Work, before, data, processes, told, unseen};
 use crate::k3s::Error;
 use crate::k3s::record::{Origin, Record, Role};
 use crate::k3s::traces::Traces;
 
-/// How long a look into places that the agent itself can't see may take, each: whoever asks waits no longer than a minute.
+/// How long the look into all places that the agent itself can't see may take: whoever asks waits no longer than a minute.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Looks. `k3s` is what the facts tell of it, `asked` in which directories the cluster keeps local volumes.
@@ -103,18 +104,38 @@ impl Work<'_> {
         let mut entries = Vec::new();
         let mut remote = Vec::new();
         let mut refusing = Vec::new();
+        let until = Instant::now() + self.limits.removal;
         for place in &places {
-            // A server that is gone would hold up the look.
-            if let Some(mount) = place.remote() {
+            if let Some(why) = &place.unusable {
                 answer.unknown.push(format!(
-                    "what lies in {}: it is on {}",
-                    place.path, mount.source
+                    "{why}; mend where the cluster keeps local volumes (the ConfigMap local-path-config)"
                 ));
-                remote.push(mount.clone());
+            } else if let Some(mount) = place.remote() {
+                // A server that is gone would hold up the look.
+                let what = format!(
+                    "what lies in {}: it is on {}",
+                    place.in_words(),
+                    mount.source
+                );
+                if place.remote_in_the_way().is_some() {
+                    answer.unknown.push(what);
+                    remote.push(mount.clone());
+                } else {
+                    answer.unknown.push(format!(
+                        "{what}, outside of k3s's own directories; it stays untouched"
+                    ));
+                }
             } else if place.is_hidden {
-                refusing.extend(self.hidden_place(place).await.err());
+                let left = until.saturating_duration_since(Instant::now());
+                refusing.extend(if left.is_zero() {
+                    let limit = self.limits.removal.as_secs();
+                    let why = format!("the look at other such places took all of its {limit} s");
+                    Some(unseen_place(place, &why))
+                } else {
+                    self.hidden_place(place, left).await.err()
+                });
             } else {
-                entries.extend(data::entries(host, &place.path).await?);
+                entries.extend(place.entries(host).await?);
             }
         }
         answer.local_paths = places.into_iter().map(|place| place.path).collect();

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use canasta_host::links::{self, Led};
 use canasta_host::mounts::Mount;
 use canasta_host::{FileError, Host};
+use canasta_proto::local_path::LocalPath;
 
 use super::{data, guard};
 use crate::k3s::paths;
@@ -44,9 +45,10 @@ impl Layout {
             let led = links::follow(&host.root, table, &named).await?;
             layout.with_mounts.push((named, led.path));
         }
-        for named in guard::trees().iter().chain(others) {
-            let led = links::follow(&host.root, table, named).await?;
-            layout.trees.extend([named.clone(), led.path]);
+        let mut trees = guard::trees();
+        trees.extend_from_slice(others);
+        for (named, real) in real(host, table, trees).await? {
+            layout.trees.extend([named, real]);
         }
         Ok(layout)
     }
@@ -74,6 +76,13 @@ pub(super) struct Place {
     led: Led,
     /// Whether the agent can't see what is in it.
     pub(super) is_hidden: bool,
+    /// Why it can be none, and is not looked into: it was told, and is, or leads to, a directory in which other things are kept.
+    pub(super) unusable: Option<String>,
+    /// Whether it was told, and lies where nothing goes by itself. Whoever may write the provisioner's settings may name any
+    /// directory there, so only volumes count and may go ([`data::volumes`]); everything else in it is not k3s's.
+    pub(super) only_volumes: bool,
+    /// Whether it goes with k3s's own directories.
+    goes: bool,
 }
 
 impl Place {
@@ -84,9 +93,22 @@ impl Place {
         told: &[String],
     ) -> Result<Vec<Self>, crate::k3s::Error> {
         let hidden = hidden(host, table).await?;
+        let trees = real(host, table, guard::trees()).await?;
         let mut places = Vec::new();
-        for path in data::places(host, told).await? {
+        for (path, is_told) in data::places(host, told).await? {
             let led = links::follow(&host.root, table, Path::new(&path)).await?;
+            let below = |(named, real): &(PathBuf, PathBuf)| {
+                let rest = led.path.strip_prefix(real).ok()?;
+                Some(if rest == Path::new("") {
+                    named.clone()
+                } else {
+                    named.join(rest)
+                })
+            };
+            let named = trees.iter().find_map(below);
+            let unusable = is_told
+                .then(|| unusable(&path, named.as_deref().unwrap_or(&led.path)))
+                .flatten();
             let is_below = |path: &Path| hidden.iter().any(|hidden| path.starts_with(hidden));
             let mut passed = led.links.iter().map(|(link, _)| link.as_path());
             let is_hidden = is_below(&led.path) || passed.any(is_below);
@@ -94,6 +116,9 @@ impl Place {
                 path,
                 led,
                 is_hidden,
+                unusable,
+                only_volumes: is_told && named.is_none(),
+                goes: named.is_some(),
             });
         }
         Ok(places)
@@ -102,6 +127,25 @@ impl Place {
     /// The network file system that it lies on: looking at it could wait for ever.
     pub(super) fn remote(&self) -> Option<&Mount> {
         self.led.remote.as_ref()
+    }
+
+    /// The network file system that it lies on, where the removal of k3s's own directories would come to it.
+    pub(super) fn remote_in_the_way(&self) -> Option<&Mount> {
+        self.remote().filter(|_| self.goes)
+    }
+
+    /// Whether it can be looked into, here or where the removal happens.
+    pub(super) fn can_be_looked_into(&self) -> bool {
+        self.unusable.is_none() && self.remote().is_none()
+    }
+
+    /// What in it is data of volumes.
+    pub(super) async fn entries(&self, host: &Host) -> Result<Vec<String>, crate::k3s::Error> {
+        if self.only_volumes {
+            data::volumes(host, &self.path).await
+        } else {
+            data::entries(host, &self.path).await
+        }
     }
 
     /// Its name, with the links that lead on from it.
@@ -115,6 +159,35 @@ impl Place {
         }
         format!("{} ({})", self.path, links.join(", "))
     }
+}
+
+/// Directories as they are named, and where they lie.
+async fn real(
+    host: &Host,
+    table: &[Mount],
+    directories: Vec<PathBuf>,
+) -> Result<Vec<(PathBuf, PathBuf)>, FileError> {
+    let mut found = Vec::new();
+    for named in directories {
+        let led = links::follow(&host.root, table, &named).await?;
+        found.push((named, led.path));
+    }
+    Ok(found)
+}
+
+/// Why a told directory is none of volumes, by its name or by where it lies.
+fn unusable(path: &str, lies: &Path) -> Option<String> {
+    let text = lies.to_string_lossy();
+    let rule = path.parse::<LocalPath>().err();
+    if let Some(rule) = rule.or_else(|| text.parse::<LocalPath>().err()) {
+        let lies = if text == path {
+            String::new()
+        } else {
+            format!(" lies in {text}, and")
+        };
+        return Some(format!("{path}{lies} is not looked into: {rule}"));
+    }
+    None
 }
 
 /// The hidden directories, by their names and by where they lie.

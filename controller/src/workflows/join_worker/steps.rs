@@ -92,13 +92,18 @@ impl Shared {
         step: K3sInstallStep,
         reporter: &Reporter,
     ) -> Result<pb::TaskSpec, StepError> {
+        self.install_with(step, Vec::new(), reporter).await
+    }
+
+    /// As [`Shared::install`]; `local_paths` is where the cluster keeps local volumes.
+    async fn install_with(
+        &self,
+        step: K3sInstallStep,
+        local_paths: Vec<String>,
+        reporter: &Reporter,
+    ) -> Result<pb::TaskSpec, StepError> {
         let (artefact, _) = self.release().artefact(reporter).await?;
         let planned = &self.planned;
-        // An agent's own configuration does not say where volumes lie, and an uninstall may find no API to be asked.
-        let local_paths = match step {
-            K3sInstallStep::Config => self.api().await?.local_paths(&planned.node_name).await?,
-            _ => LocalPaths::default(),
-        };
         let spec = pb::K3sSpec {
             role: pb::K3sRole::Agent.into(),
             version: planned.k3s_version.clone(),
@@ -108,7 +113,7 @@ impl Shared {
             node_name: planned.node_name.clone(),
             tls_sans: Vec::new(),
             server_url: planned.server_url.clone(),
-            local_paths: local_paths.usable,
+            local_paths,
         };
         Ok(pb::TaskSpec {
             verb: Some(Verb::K3sInstall(pb::K3sInstallTask {
@@ -320,8 +325,26 @@ struct InstallTask {
 #[async_trait]
 impl Step for InstallTask {
     async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
-        let spec = self.shared.install(self.step, reporter).await?;
-        self.task.run(spec, reporter).await
+        let shared = &self.shared;
+        // An agent's own configuration does not say where volumes lie, and an uninstall may find no API to be asked.
+        let LocalPaths { usable, unusable } = match self.step {
+            K3sInstallStep::Config => {
+                let api = shared.api().await?;
+                api.local_paths(&shared.planned.node_name).await?
+            }
+            _ => LocalPaths::default(),
+        };
+        let spec = shared.install_with(self.step, usable, reporter).await?;
+        let done = self.task.run(spec, reporter).await?;
+        if unusable.is_empty() {
+            return Ok(done);
+        }
+        Ok(Done::warning(format!(
+            "{}; but the cluster keeps local volumes where canasta-agent can't look, so an uninstall of this node could \
+             overlook them: {}; mend the settings of its local-path provisioner",
+            done.detail,
+            unusable.join("; ")
+        )))
     }
 }
 
@@ -358,7 +381,7 @@ impl Step for StopUnregistered {
         if k3s.unit_started_at.is_none() {
             return Ok(Done::unchanged("k3s does not run"));
         }
-        // The agent guards each step of an uninstall, also this one, which destroys nothing: volumes stay where they are.
+        // An older agent guards this step too, which destroys nothing: volumes stay where they are.
         let inspected = ask(context, self.shared.host(), LOOK, |mut client| async move {
             client
                 .inspect_uninstall(pb::InspectUninstallRequest::default())

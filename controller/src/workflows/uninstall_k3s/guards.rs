@@ -6,7 +6,7 @@
 use canasta_proto::pb;
 use canasta_proto::pb::Severity;
 
-use super::known::{Asked, Known};
+use super::known::{Asked, Known, LOCAL_STORAGE};
 
 /// What the guards say together.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,6 +34,7 @@ impl Judged {
             .filter(|code| !self.can_be_forced(code))
             .cloned()
             .collect();
+        firm.sort();
         firm.dedup();
         firm
     }
@@ -76,6 +77,18 @@ pub(super) fn judge(known: &Known, force: bool, discard: &[String]) -> Judged {
     judged.findings = findings;
     let new = known.inspected.stored.iter();
     for data in new.filter(|data| !discard.contains(&data.path)) {
+        if !known.can_be_data(&data.path) {
+            judged.findings.push(finding(
+                "DATA_APPEARED",
+                &data.path,
+                format!(
+                    "{} is not named as a volume, and lies in a directory outside of k3s's own that the ConfigMap local-path-config names: it may be anybody's, so it is not destroyed",
+                    data.path
+                ),
+                "the agent on the host is an older one, which takes it for a volume: install the controller's version of canasta-agent there, then run the command again",
+            ));
+            continue;
+        }
         judged.findings.push(finding(
             "DATA_APPEARED",
             &data.path,
@@ -139,9 +152,13 @@ fn unseen_parts(known: &Known, judged: &mut Judged) {
 
 /// Directories in which the cluster keeps local volumes and that were not looked into.
 fn unseen_places(known: &Known, judged: &mut Judged) {
-    let looked = &known.inspected.local_paths;
+    let inspected = &known.inspected;
+    // An older agent names only the one in effect, and looks at k3s's own as well.
+    let own = [inspected.local_path.as_str(), LOCAL_STORAGE];
+    let is_looked =
+        |path: &String| inspected.local_paths.contains(path) || own.contains(&path.as_str());
     let usable = known.local_paths.usable.iter();
-    for path in usable.filter(|path| !looked.contains(path)) {
+    for path in usable.filter(|path| !is_looked(path)) {
         unseen_place(
             judged,
             path,

@@ -1,7 +1,9 @@
 //! What is known before k3s is uninstalled: what is on the host, what is recorded, and what the cluster says.
 
+use std::path::Path;
 use std::time::Duration;
 
+use canasta_proto::local_path::is_volume;
 use canasta_proto::name::HostName;
 use canasta_proto::pb;
 use canasta_proto::pb::{OperationState, StepState};
@@ -28,6 +30,10 @@ const LONG_AGO: i64 = 60 * 60;
 
 /// How long an agent may take to count what lies on its disk.
 const LOOK: Duration = Duration::from_mins(1);
+
+/// Where k3s keeps its own, and where it keeps local volumes unless it is told otherwise.
+const K3S_DIR: &str = "/var/lib/rancher/k3s";
+pub(super) const LOCAL_STORAGE: &str = "/var/lib/rancher/k3s/storage";
 
 /// What is known of a host whose k3s is to be uninstalled.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +71,20 @@ pub(super) enum Asked {
 }
 
 impl Known {
+    /// Whether something that the agent found can be data of the cluster's. Outside of k3s's own directories, a directory that
+    /// the provisioner's settings name may hold anything: only what is named as a volume counts there. The agent knows that
+    /// itself; one that is older does not. A control plane's own configuration may name the same directory.
+    pub(super) fn can_be_data(&self, path: &str) -> bool {
+        let Some((place, name)) = path.rsplit_once('/') else {
+            return false;
+        };
+        let mut told = self.local_paths.usable.iter();
+        self.is_control_plane()
+            || Path::new(place).starts_with(K3S_DIR)
+            || told.all(|told| told != place)
+            || is_volume(name)
+    }
+
     /// Whether the host is a control plane by its record.
     pub(super) fn is_control_plane(&self) -> bool {
         let recorded = self.node.as_ref();
@@ -111,7 +131,7 @@ pub(super) async fn gather(context: &Context, host: &HostName) -> Result<Known, 
     let answer = ask(context, &node, &known.machine).await;
     known.local_paths = match &answer {
         Ok(answer) => answer.local_paths.clone(),
-        Err(_) => told_before(store, host).await?,
+        Err(_) => told_before(store, host, &node.cluster).await?,
     };
     known.inspected = inspect(context, host, &known.local_paths.usable).await?;
     match answer {
@@ -151,17 +171,17 @@ async fn was_asked(store: &Store, host: &HostName, k3s: &pb::K3sFacts) -> Result
     Ok(answered && last.steps.iter().any(stopped))
 }
 
-/// What the last uninstalls of a host knew of where its cluster keeps local volumes.
-async fn told_before(store: &Store, host: &HostName) -> Result<LocalPaths, Error> {
+/// What the last uninstalls of a host from the same cluster knew of where that keeps local volumes, the newest first.
+async fn told_before(store: &Store, host: &HostName, cluster: &str) -> Result<LocalPaths, Error> {
     let mut told = LocalPaths::default();
-    for operation in store.operations(RECENT, host.as_str()).await? {
+    let recent = store.operations(RECENT, host.as_str()).await?;
+    for operation in recent.iter().filter(|operation| operation.kind == KIND) {
         let request = store.request_of(&operation.id).await?.unwrap_or_default();
-        if let Ok(planned) = serde_json::from_str::<Planned>(&request) {
-            told.usable.extend(planned.local_paths);
+        match serde_json::from_str::<Planned>(&request) {
+            Ok(planned) if planned.cluster == cluster => told.remember(&planned.local_paths),
+            _ => {}
         }
     }
-    told.usable.sort();
-    told.usable.dedup();
     Ok(told)
 }
 

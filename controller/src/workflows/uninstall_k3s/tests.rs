@@ -147,6 +147,13 @@ fn each_guard_says_no_and_all_but_mounts_yield_to_force() {
         known.inspected.local_paths.push("/srv/v".to_owned());
     });
     assert_eq!(codes(&looked, false, &[]), []);
+    // An older agent looks where k3s keeps volumes by itself, and where its configuration says, and names no list.
+    let old = worker(|known| {
+        known.inspected.local_path = "/srv/own".to_owned();
+        let told = ["/var/lib/rancher/k3s/storage", "/srv/own"];
+        known.local_paths.usable = told.map(str::to_owned).to_vec();
+    });
+    assert_eq!(codes(&old, false, &[]), []);
     let discard = ["/s/pvc-1".to_owned()];
     for (code, known, yields) in rows {
         assert_eq!(
@@ -189,6 +196,41 @@ fn what_dies_is_told_in_numbers_and_names_and_what_came_since_is_not_destroyed()
             .discard
             .is_empty()
     );
+}
+
+#[test]
+fn in_a_directory_that_the_settings_name_only_volumes_are_destroyed_whatever_an_older_agent_tells()
+{
+    let volume = "/srv/v/pvc-1f3566e8-7b06-498e-8691-945178302f48_default_db";
+    let own = "/var/lib/rancher/k3s/volumes/anything";
+    let known = worker(|known| {
+        let told = ["/srv/v", "/var/lib/rancher/k3s/volumes"].map(str::to_owned);
+        known.local_paths.usable = told.to_vec();
+        known.inspected.local_paths = told.to_vec();
+        known.inspected.stored = [volume, own, "/srv/v/www"].map(data).to_vec();
+    });
+    let planned = plan(&"w1".parse().expect("name"), &known, true).expect("ours");
+    assert_eq!(planned.discard, [volume, own]);
+    let judged = judge(&known, true, &planned.discard);
+    let last = judged.findings.last().expect("found");
+    assert_eq!(
+        (last.code.as_str(), last.subject.as_str()),
+        ("DATA_APPEARED", "/srv/v/www")
+    );
+    assert!(last.mend.contains("canasta-agent"), "{last:?}");
+}
+
+#[test]
+fn codes_that_do_not_yield_are_told_once_each() {
+    let known = worker(|known| {
+        for code in ["B", "A", "B"] {
+            known.inspected.refusals.push(pb::Finding {
+                code: code.to_owned(),
+                ..pb::Finding::default()
+            });
+        }
+    });
+    assert_eq!(judge(&known, false, &[]).firm(), ["A", "B"]);
 }
 
 #[test]

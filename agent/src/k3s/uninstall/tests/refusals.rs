@@ -7,16 +7,17 @@ use canasta_host::removal::Removal;
 use super::*;
 
 #[tokio::test]
-async fn data_of_volumes_stops_every_step_until_it_is_named() {
+async fn data_of_volumes_stops_every_step_that_removes_until_it_is_named() {
     let fake = installed().await;
     write(&fake, &format!("{DATA}/ibdata1")).await;
-    for which in &STEPS[..5] {
+    for which in &STEPS[1..5] {
         let error = step(&fake, *which).await.unwrap_err();
         assert_eq!(error.reason(), "LOCAL_DATA");
         assert!(error.report().message.contains(DATA));
     }
     assert_eq!(fake.systemd.orders(), [], "k3s runs on");
-    let other = discarding(&fake, Step::Stop, &["/var/lib/rancher/k3s/storage/other"]).await;
+    let other = "/var/lib/rancher/k3s/storage/other";
+    let other = discarding(&fake, Step::Processes, &[other]).await;
     assert_eq!(other.unwrap_err().reason(), "LOCAL_DATA");
     let outside = discarding(&fake, Step::Stop, &[DATA, "/srv/theirs"]).await;
     assert_eq!(outside.unwrap_err().reason(), "SPEC_INVALID");
@@ -189,7 +190,7 @@ async fn data_that_the_agent_can_not_see_is_looked_for_where_it_would_be_removed
         discard: discard.iter().map(|&path| path.to_owned()).collect(),
         local_paths: Vec::new(),
     };
-    for which in &STEPS[..5] {
+    for which in &STEPS[1..5] {
         let error = run_on(&host, task(*which, &[])).await.unwrap_err();
         assert_eq!(error.reason(), "LOCAL_DATA_HIDDEN");
         let message = &error.report().message;
@@ -208,6 +209,8 @@ async fn data_that_the_agent_can_not_see_is_looked_for_where_it_would_be_removed
         refusal.message.contains(DATA) && refusal.mend.contains("--force can't"),
         "{refusal:?}"
     );
+    // A stop alone, which a join may ask for, destroys nothing.
+    run_on(&host, task(Step::Stop, &[])).await.unwrap();
     std::fs::remove_dir_all(fake.root.path(data)).unwrap();
     let found = inspect(&host, None, &[]).await.unwrap();
     assert_eq!((found.refusals, found.unknown), (Vec::new(), Vec::new()));
@@ -312,9 +315,15 @@ async fn where_the_cluster_keeps_volumes_counts_on_a_worker_as_told_now_and_at_t
     let fake = installed().await;
     // Below k3s's own directories it would go with them, elsewhere it would be overlooked.
     let (own, elsewhere) = ("/var/lib/rancher/k3s/volumes", "/srv/volumes");
-    let volumes = [format!("{own}/pvc-1"), format!("{elsewhere}/pvc-2")];
+    let volumes = [format!("{own}/any-name"), format!("{elsewhere}/{VOLUME}")];
     for volume in &volumes {
         write(&fake, &format!("{volume}/data")).await;
+    }
+    // What lies beside them elsewhere is not the cluster's.
+    let theirs =
+        ["www/index", "pvc-2_default_db/data", FILE].map(|name| format!("{elsewhere}/{name}"));
+    for file in &theirs {
+        write(&fake, file).await;
     }
     let mut record = Record::load(&fake.host()).await.unwrap().unwrap();
     record.add_local_paths(&[elsewhere.to_owned()]);
@@ -333,13 +342,20 @@ async fn where_the_cluster_keeps_volumes_counts_on_a_worker_as_told_now_and_at_t
     );
     let stored: Vec<_> = found.stored.iter().map(|data| data.path.clone()).collect();
     assert_eq!(stored, volumes);
-    for which in &STEPS[..5] {
+    for which in &STEPS[1..5] {
         for discard in [&volumes[..0], &volumes[..1], &volumes[1..]] {
             let error = run_on(&fake.host(), task(*which, discard))
                 .await
                 .unwrap_err();
             assert_eq!(error.reason(), "LOCAL_DATA");
         }
+    }
+    for name in ["www", "pvc-2_default_db", FILE] {
+        let discard = [&volumes[..], &[format!("{elsewhere}/{name}")]].concat();
+        let refused = run_on(&fake.host(), task(Step::Files, &discard)).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.reason(), "SPEC_INVALID");
+        assert!(refused.report().message.contains(name), "{refused:?}");
     }
     assert_eq!(fake.systemd.orders(), [], "k3s runs on");
     for which in STEPS {
@@ -348,7 +364,76 @@ async fn where_the_cluster_keeps_volumes_counts_on_a_worker_as_told_now_and_at_t
     for volume in volumes {
         assert!(!exists(&fake, &volume).await, "{volume}");
     }
-    assert!(exists(&fake, elsewhere).await);
+    for file in theirs {
+        assert!(exists(&fake, &file).await, "{file}");
+    }
+}
+
+const VOLUME: &str = "pvc-1f3566e8-7b06-498e-8691-945178302f48_default_db";
+/// Named as a volume, and a file.
+const FILE: &str = "pvc-2f3566e8-7b06-498e-8691-945178302f48_default_db";
+
+#[tokio::test]
+async fn a_told_directory_that_leads_to_the_systems_or_to_k3s_own_is_not_looked_into() {
+    for (to, rule) in [
+        ("/etc/app", "no directory of the system"),
+        ("/var/lib/kubelet", "in which k3s keeps other things"),
+    ] {
+        let fake = installed().await;
+        write(&fake, &format!("{to}/{VOLUME}/data")).await;
+        let up = format!("../{}", &to[1..]);
+        std::fs::create_dir_all(fake.root.path("/srv")).unwrap();
+        symlink(up, fake.root.path("/srv/v")).unwrap();
+        let told = ["/srv/v".to_owned()];
+        let found = inspect(&fake.host(), None, &told).await.unwrap();
+        assert_eq!((found.stored, found.local_paths.len()), (Vec::new(), 2));
+        let unknown = &found.unknown[0];
+        assert!(
+            unknown.contains(&format!("/srv/v lies in {to}, and is not looked into"))
+                && unknown.contains(rule),
+            "{unknown}"
+        );
+        let task = |step: Step, discard: &[String]| K3sUninstallTask {
+            step: step.into(),
+            discard: discard.to_vec(),
+            local_paths: told.to_vec(),
+        };
+        let discard = [format!("/srv/v/{VOLUME}")];
+        let refused = run_on(&fake.host(), task(Step::Files, &discard)).await;
+        assert_eq!(refused.unwrap_err().reason(), "SPEC_INVALID");
+        for which in STEPS {
+            run_on(&fake.host(), task(which, &[])).await.unwrap();
+        }
+        assert_eq!(exists(&fake, "/etc/app").await, to == "/etc/app");
+    }
+}
+
+#[tokio::test]
+async fn a_told_directory_on_a_server_outside_of_k3s_own_stays_untouched_and_stops_nothing() {
+    let fake = installed().await;
+    let volume = format!("/srv/volumes/{VOLUME}");
+    write(&fake, &format!("{volume}/data")).await;
+    fake.removal.mount("/srv/volumes", "srv:/x", "nfs4");
+    let told = ["/srv/volumes".to_owned()];
+    let found = inspect(&fake.host(), None, &told).await.unwrap();
+    assert_eq!(
+        (found.foreign_mounts, found.stored),
+        (Vec::new(), Vec::new())
+    );
+    let unknown = &found.unknown[0];
+    assert!(
+        unknown.contains("srv:/x") && unknown.contains("stays untouched"),
+        "{unknown}"
+    );
+    for which in STEPS {
+        let task = K3sUninstallTask {
+            step: which.into(),
+            discard: Vec::new(),
+            local_paths: told.to_vec(),
+        };
+        run_on(&fake.host(), task).await.unwrap();
+    }
+    assert!(exists(&fake, &format!("{volume}/data")).await);
 }
 
 #[tokio::test]
