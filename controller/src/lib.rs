@@ -7,7 +7,7 @@
 //! * [`identity`]: the CA, certificates, tokens, and who may log in;
 //! * [`fleet`]: one task per host that keeps a connection to its agent;
 //! * [`operations`], [`workflows`], [`clusters`], [`artefacts`]: work that outlives every connection;
-//! * [`storage`]: what the storage classes of clusters can do;
+//! * `storage`: what the storage classes of clusters can do;
 //! * [`api`]: the gRPC services, each call authorised and audited;
 //! * [`logging`]: the log.
 
@@ -22,6 +22,6 @@ pub mod logging;
 pub mod operations;
 pub mod paths;
 mod retention;
-pub(crate) mod storage;
+mod storage;
 pub mod store;
 pub mod workflows;
