@@ -330,10 +330,30 @@ impl Fleet {
         for node in [&control_plane, &worker] {
             node.k3s.set_scale(0.01);
         }
-        let installed = fleet.install(client::install_on("cp1")).await;
-        let installed = installed.expect("it is planned");
-        assert_eq!(installed.state(), pb::OperationState::Succeeded);
+        fleet.install_cp1().await;
         (fleet, control_plane, worker)
+    }
+
+    async fn install_cp1(&self) {
+        let installed = self.install(client::install_on("cp1")).await;
+        let installed = installed.expect("it is planned");
+        assert_eq!(
+            installed.state(),
+            pb::OperationState::Succeeded,
+            "{installed:#?}"
+        );
+    }
+
+    /// Installs a control plane on `cp1` and joins `w1` to it; both hosts have joined the fleet.
+    ///
+    /// # Panics
+    /// When either fails.
+    pub async fn cluster_of_two(&self) {
+        self.install_cp1().await;
+        let admin = self.admin().await;
+        let join = admin.join_worker("w1", "cp1").await.expect("planned");
+        let joined = admin.ended(&join).await;
+        assert_eq!(joined.state(), pb::OperationState::Succeeded, "{joined:#?}");
     }
 
     /// Adds a node's host and has it join.

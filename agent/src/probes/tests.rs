@@ -165,24 +165,8 @@ mod as_root {
     use super::*;
     use canasta_host::fake::needs;
 
+    const OWNED: &str = "probes_to_a_port_that_someone_else_owns_are_seen";
     const OVERLAY: &str = "probes_to_the_overlays_port_are_seen_where_the_overlay_delivers_them";
-
-    /// Runs in a network namespace of its own; `None` where this user may not make one.
-    fn alone<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) -> Option<()> {
-        use nix::sched::{CloneFlags, unshare};
-        // A thread of its own: programs that it starts and sockets that it opens are in its namespace.
-        std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).ok()?;
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap()
-                .block_on(work());
-            Some(())
-        })
-        .join()
-        .unwrap()
-    }
 
     async fn ip(arguments: &str) -> bool {
         let limit = Duration::from_secs(10);
@@ -193,7 +177,7 @@ mod as_root {
 
     #[test]
     fn probes_to_a_port_that_someone_else_owns_are_seen() {
-        let done = alone(|| async {
+        needs::in_own_network(module_path!(), OWNED, || async {
             assert!(ip("link set lo up").await);
             let owner = std::net::UdpSocket::bind("0.0.0.0:8472").unwrap();
             let (listening, mut events) = round(Host::real(), &[udp(8472)]).await;
@@ -209,14 +193,11 @@ mod as_root {
             }
             drop(owner);
         });
-        if done.is_none() {
-            forbidden("probes_to_a_port_that_someone_else_owns_are_seen");
-        }
     }
 
     #[test]
     fn probes_to_the_overlays_port_are_seen_where_the_overlay_delivers_them() {
-        let done = alone(|| async {
+        needs::in_own_network(module_path!(), OVERLAY, || async {
             assert!(ip("link set lo up").await);
             let made = ip(
                 "link add flannel.1 type vxlan id 1 dstport 8472 local 127.0.0.1 dev lo nolearning",
@@ -257,13 +238,5 @@ mod as_root {
             send(&Kernel, late, &[udp(8472)]).await;
             assert!(events.try_recv().is_err(), "nothing more has arrived");
         });
-        if done.is_none() {
-            forbidden(OVERLAY);
-        }
-    }
-
-    fn forbidden(test: &str) {
-        let why = "this user may not make a network namespace";
-        needs::lacks_root(module_path!(), test, why);
     }
 }

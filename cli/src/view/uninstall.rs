@@ -103,7 +103,7 @@ impl Uninstall {
     /// What `--dry-run` shows.
     pub(crate) fn text(&self) -> String {
         let mut text = self.warning();
-        text.push_str(&listed("On the host now", &without_rules(&self.found)));
+        text.push_str(&counted("On the host now", &without_rules(&self.found)));
         if self.steps.is_empty() {
             text.push_str("\nThere is no plan while this stands in the way.\n");
         } else {
@@ -123,8 +123,9 @@ impl Uninstall {
             ("node name", of(&self.node_name)),
         ]);
         text.extend(self.findings.iter().map(Finding::text));
+        // Each loss tells its own number.
         text.push_str(&listed("Lost for good", &self.losses));
-        text.push_str(&listed("Left without a control plane", &self.orphans));
+        text.push_str(&counted("Left without a control plane", &self.orphans));
         text
     }
 }
@@ -154,12 +155,17 @@ fn without_rules(found: &[String]) -> Vec<String> {
 }
 
 /// A list with its length; nothing for an empty one.
+fn counted(title: &str, points: &[String]) -> String {
+    listed(&format!("{title} ({})", points.len()), points)
+}
+
+/// A list; nothing for an empty one.
 fn listed(title: &str, points: &[String]) -> String {
     if points.is_empty() {
         return String::new();
     }
     let lines = points.iter().map(|point| format!("  - {point}\n"));
-    std::iter::once(format!("\n{title} ({}):\n", points.len()))
+    std::iter::once(format!("\n{title}:\n"))
         .chain(lines)
         .collect()
 }
@@ -205,7 +211,7 @@ mod tests {
         assert!(!plan.is_refused());
         for text in [plan.warning(), plan.text()] {
             for words in [
-                "Lost for good (1):\n  - 1 volume: pvc-1 (wiki/db)\n",
+                "Lost for good:\n  - 1 volume: pvc-1 (wiki/db)\n",
                 "Left without a control plane (2):\n  - w1\n  - w2\n",
                 "warning VOLUME_PINNED",
             ] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use canasta_proto::pb;
 use canasta_proto::pb::OperationState;
 use canasta_proto::pb::operation_event::Event;
-use canasta_tests::fleet::client::{fault, install_on};
+use canasta_tests::fleet::client::fault;
 use canasta_tests::fleet::{Fleet, SMALL, within};
 use http::Method;
 use serde_json::{Value, json};
@@ -70,15 +70,8 @@ async fn a_drain_that_a_budget_holds_names_it_gives_up_in_time_and_goes_on_once_
     // A worker that is not heard of for 33 of the server's seconds is lost, and on a busy machine it may be late.
     control_plane.k3s.set_scale(0.04);
     worker.k3s.set_scale(0.01);
-    let installed = fleet.install(install_on("cp1")).await.expect("planned");
-    assert_eq!(
-        installed.state(),
-        OperationState::Succeeded,
-        "{installed:#?}"
-    );
+    fleet.cluster_of_two().await;
     let admin = fleet.admin().await;
-    let join = admin.join_worker("w1", "cp1").await.expect("planned");
-    assert_eq!(admin.ended(&join).await.state(), OperationState::Succeeded);
 
     let ask =
         async |method, path: &str, body: &Value| control_plane.ask_api(method, path, body).await;

@@ -24,6 +24,8 @@ async fn an_unknown_host_is_told_at_once_with_what_to_do() {
         vec!["install", "k8s-cp", "--host", "x"],
         vec!["install", "k8s-cp", "-H", "x", "--adopt"],
         vec!["install", "k8s-cp", "-H", "x", "--dry-run"],
+        vec!["install", "k8s-worker", "--host", "w1", "--cp-host", "x"],
+        vec!["uninstall", "k8s", "--host", "x"],
     ] {
         let output = cli.run(&arguments).await;
         assert_eq!(output.code, 1, "{arguments:?}: {output:?}");

@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use canasta_proto::pb::OperationState;
-use canasta_tests::fleet::client::install_on;
+use canasta_proto::pb::{OperationState, Role};
 use canasta_tests::fleet::node::Node;
 use canasta_tests::fleet::{Fleet, k3s};
 
@@ -49,16 +48,8 @@ async fn volumes_on_a_worker_are_found_where_its_cluster_keeps_them() {
         node.k3s.set_scale(0.01);
     }
     keep_volumes_in(&control_plane, OUTSIDE);
-    let installed = fleet.install(install_on("cp1")).await.expect("planned");
-    assert_eq!(
-        installed.state(),
-        OperationState::Succeeded,
-        "{installed:#?}"
-    );
+    fleet.cluster_of_two().await;
     let admin = fleet.admin().await;
-    let join = admin.join_worker("w1", "cp1").await.expect("planned");
-    let joined = admin.ended(&join).await;
-    assert_eq!(joined.state(), OperationState::Succeeded, "{joined:#?}");
 
     // The path is changed on the server later: what was written before stays where it was.
     let (old, new) = (
@@ -75,7 +66,7 @@ async fn volumes_on_a_worker_are_found_where_its_cluster_keeps_them() {
         .restart_no_block(k3s::UNIT)
         .await
         .expect("restarted");
-    let moved = async || {
+    let knows_the_new_place = async || {
         let plan = admin.uninstall("w1", false).await.expect_err("refused");
         plan.causes
             .iter()
@@ -83,7 +74,7 @@ async fn volumes_on_a_worker_are_found_where_its_cluster_keeps_them() {
             .then_some(())
     };
     fleet
-        .until("the cluster to tell of the new place", moved)
+        .until("the cluster to tell of the new place", &knows_the_new_place)
         .await;
     refused(&fleet, ": LOCAL_DATA", &[&old, &new]).await;
 
@@ -95,12 +86,23 @@ async fn volumes_on_a_worker_are_found_where_its_cluster_keeps_them() {
     refused(&fleet, ": CLUSTER_NOT_ASKED, LOCAL_DATA", &[&old]).await;
 
     systemd.start_no_block(k3s::UNIT).await.expect("started");
-    let again = async || {
-        let (id, plan) = admin.uninstall("w1", true).await.ok()?;
-        plan.discard.contains(&new).then_some((id, plan))
-    };
-    let (id, plan) = fleet.until("the API to answer again", again).await;
+    fleet
+        .until("the API to answer again", knows_the_new_place)
+        .await;
+    // What dies is told before it does, and without a yes nothing dies.
+    let cli = fleet.cli("anna", Role::Admin).await;
+    let asked = cli.run(&["uninstall", "k8s", "--host", "w1", "--force"]);
+    let asked = asked.await;
+    assert_eq!(asked.code, 2, "{asked:?}");
+    let (told, refusal) = asked.stderr.split_once("error: ").expect("an error");
+    let (_, lost) = told.split_once("Lost for good:").expect("the losses");
+    assert!(lost.contains("2 directories"), "{asked:?}");
+    assert!(lost.contains(&old) && lost.contains(&new), "{asked:?}");
+    assert!(refusal.contains("without a confirmation"), "{asked:?}");
+
+    let (id, plan) = admin.uninstall("w1", true).await.expect("begun");
     assert_eq!(plan.discard.len(), 2, "{plan:#?}");
+    assert!(plan.discard.contains(&new), "{plan:#?}");
     let ended = admin.ended(&id).await;
     assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
     for volume in [old, new] {

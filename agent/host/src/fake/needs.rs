@@ -7,6 +7,8 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 
+use nix::sched::{CloneFlags, unshare};
+
 /// The need of a right that root has.
 const ROOT: &str = "root";
 
@@ -24,6 +26,35 @@ pub fn lacks_root(module: &str, test: &str, why: &str) {
         "{module}::{test} is run as root by nobody: move it into a module named as_root"
     );
     lacks(test, ROOT, why);
+}
+
+/// Does work in a network namespace of its own, on a thread of its own: programs that this thread starts and sockets that it
+/// opens are in that namespace. Where this user may not make one, the test is skipped and there is no answer. `module` is its
+/// `module_path!()`.
+///
+/// # Panics
+/// As [`lacks_root`], and with the work.
+pub fn in_own_network<T: Send + 'static, F: Future<Output = T>>(
+    module: &str,
+    test: &str,
+    work: impl FnOnce() -> F + Send + 'static,
+) -> Option<T> {
+    let thread = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).ok()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        Some(runtime.block_on(work()))
+    });
+    let done = thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    if done.is_none() {
+        let why = "this user may not make a network namespace";
+        lacks_root(module, test, why);
+    }
+    done
 }
 
 /// Skips a test, or a part of it, on a machine without something else.

@@ -236,7 +236,11 @@ fn local_data(known: &Known, judged: &mut Judged) {
     }
     let told: Vec<String> = stored
         .iter()
-        .map(|data| format!("{} ({} files, {} bytes)", data.path, data.files, data.bytes))
+        .map(|data| {
+            let files = if data.files == 1 { "file" } else { "files" };
+            let (path, count, bytes) = (&data.path, data.files, data.bytes);
+            format!("{path} ({count} {files}, {bytes} bytes)")
+        })
         .collect();
     for (data, told) in stored.iter().zip(&told) {
         judged.findings.push(finding(

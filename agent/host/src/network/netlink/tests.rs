@@ -114,29 +114,11 @@ mod as_root {
     use super::*;
     use crate::fake::needs;
 
-    /// In a network namespace of the test's own.
     #[test]
     fn real_links_are_deleted_and_others_are_not() {
-        use nix::sched::{CloneFlags, unshare};
-        let done = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).ok()?;
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            Some(runtime.block_on(delete_links()))
-        })
-        .join()
-        .unwrap();
         let test = "real_links_are_deleted_and_others_are_not";
-        match done {
-            None => needs::lacks_root(
-                module_path!(),
-                test,
-                "this user may not make a network namespace",
-            ),
-            Some(false) => needs::lacks(test, "links", "this kernel makes no bridge or veth"),
-            Some(true) => {}
+        if needs::in_own_network(module_path!(), test, delete_links) == Some(false) {
+            needs::lacks(test, "links", "this kernel makes no bridge or veth");
         }
     }
 

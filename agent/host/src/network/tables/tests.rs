@@ -41,38 +41,21 @@ mod as_root {
 
     const TEST: &str = "real_rules_are_deleted_one_by_one";
 
-    /// In a network namespace of the test's own: programs that a thread starts are in its namespace.
     #[test]
     fn real_rules_are_deleted_one_by_one() {
-        use nix::sched::{CloneFlags, unshare};
-        let done = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).ok()?;
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            Some(runtime.block_on(async {
-                let all = read(Path::new("")).await;
-                let usable: Vec<Tables> = all
-                    .into_iter()
-                    .filter(|tables| tables.rules.text().is_some())
-                    .collect();
-                for tables in &usable {
-                    delete_among_others(&tables.tool).await;
-                }
-                usable.len()
-            }))
-        })
-        .join()
-        .unwrap();
-        match done {
-            None => needs::lacks_root(
-                module_path!(),
-                TEST,
-                "this user may not make a network namespace",
-            ),
-            Some(0) => needs::lacks(TEST, "iptables", "no usable iptables on this machine"),
-            Some(_) => {}
+        let usable = needs::in_own_network(module_path!(), TEST, || async {
+            let all = read(Path::new("")).await;
+            let usable: Vec<Tables> = all
+                .into_iter()
+                .filter(|tables| tables.rules.text().is_some())
+                .collect();
+            for tables in &usable {
+                delete_among_others(&tables.tool).await;
+            }
+            usable.len()
+        });
+        if usable == Some(0) {
+            needs::lacks(TEST, "iptables", "no usable iptables on this machine");
         }
     }
 

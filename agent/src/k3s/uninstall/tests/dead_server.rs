@@ -1,9 +1,14 @@
 //! A volume of a pod whose server is gone: only the program that unmounts it waits, and that one is killed.
 
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::PathBuf;
 
 use canasta_host::command;
 use canasta_host::removal::Removal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
 
 use super::*;
 
@@ -15,8 +20,10 @@ const LIMIT: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 struct Waiting {
     removal: Arc<dyn Removal>,
-    /// Writes its own process here.
-    pid: PathBuf,
+    /// A pipe that it writes to when it begins, and holds open for as long as it lives.
+    alive: PathBuf,
+    /// A pipe that nobody writes to: who opens it waits for ever.
+    dead: PathBuf,
 }
 
 #[async_trait]
@@ -25,8 +32,13 @@ impl Removal for Waiting {
         let Some(Order::Unmount(point)) = orders.first() else {
             return self.removal.run(orders, limit).await;
         };
-        let script = format!("echo $$ >{}; exec sleep 600", self.pid.display());
-        let waited = command::run("sh", ["-c", &script], limit, 4096).await;
+        let program = [
+            OsStr::new("-c"),
+            OsStr::new("exec 3>\"$0\"; echo waiting >&3; exec cat \"$1\""),
+            self.alive.as_os_str(),
+            self.dead.as_os_str(),
+        ];
+        let waited = command::run("sh", program, limit, 4096).await;
         assert!(
             matches!(waited, Err(command::Error::TimedOut { .. })),
             "{waited:?}"
@@ -42,10 +54,15 @@ async fn an_unmount_that_waits_for_a_dead_server_is_killed_and_told_and_nothing_
     let point = format!("{POD}/{VOLUME}");
     fake.removal.mount(&point, "10.0.0.9:/srv/share", "nfs4");
     let mut host = fake.host();
-    let pid = fake.root.path("/waiting.pid");
+    let [alive, dead] = ["/alive", "/dead"].map(|path| fake.root.path(path));
+    for pipe in [&alive, &dead] {
+        mkfifo(pipe, Mode::S_IRWXU).unwrap();
+    }
+    let mut life = pipe::OpenOptions::new().open_receiver(&alive).unwrap();
     host.removal = Arc::new(Waiting {
         removal: Arc::clone(&host.removal),
-        pid: pid.clone(),
+        alive,
+        dead,
     });
     let task = |step: Step| K3sUninstallTask {
         step: step.into(),
@@ -66,7 +83,8 @@ async fn an_unmount_that_waits_for_a_dead_server_is_killed_and_told_and_nothing_
     for which in [Step::Stop, Step::Processes] {
         run_within(&host, task(which), limits).await.unwrap();
     }
-    assert!(!pid.exists(), "nothing has waited yet");
+    let unopened = nix::unistd::read(&life, &mut [0]);
+    assert_eq!(unopened, Ok(0), "nothing has waited yet");
 
     let unmount = run_within(&host, task(Step::Mounts), limits);
     let bounded = tokio::time::timeout(LIMIT * 30, unmount).await;
@@ -80,9 +98,13 @@ async fn an_unmount_that_waits_for_a_dead_server_is_killed_and_told_and_nothing_
         "{report:?}"
     );
     assert!(report.hint.contains("umount -l"), "{report:?}");
-    let pid = std::fs::read_to_string(pid).unwrap();
-    let ended = tokio::time::timeout(Duration::from_secs(10), ended(pid.trim()));
-    ended.await.expect("the program that waited is killed");
+    let mut heard = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(10), life.read_to_end(&mut heard));
+    ended
+        .await
+        .expect("the program that waited is killed")
+        .unwrap();
+    assert_eq!(heard, b"waiting\n");
 
     // Somebody unmounts it by hand, as the hint says, and the next run goes on.
     fake.removal
@@ -94,12 +116,4 @@ async fn an_unmount_that_waits_for_a_dead_server_is_killed_and_told_and_nothing_
         run_within(&host, task(which), limits).await.unwrap();
     }
     assert!(!exists(&fake, paths::KUBELET_DIR).await);
-}
-
-/// Waits until a process is gone, or dead and not yet told to its parent: that one has no arguments any more.
-async fn ended(pid: &str) {
-    let arguments = Path::new("/proc").join(pid).join("cmdline");
-    while std::fs::read(&arguments).is_ok_and(|arguments| !arguments.is_empty()) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
