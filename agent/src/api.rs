@@ -10,6 +10,7 @@ mod join;
 mod probes;
 mod roles;
 mod services;
+mod storage;
 
 use std::pin::Pin;
 use std::sync::Arc;

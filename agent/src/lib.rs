@@ -5,7 +5,7 @@
 //!
 //! * [`api`] serves `AgentService` to the fleet's controller and to nobody else; tonic's server types stay there;
 //! * [`join`] gets the node its first certificate, [`identity`] keeps it and exchanges it while connections are open;
-//! * [`tasks`] runs one change of the node at a time and keeps its journal, [`k3s`] is what the changes are;
+//! * [`tasks`] runs one change of the node at a time and keeps its journal, [`k3s`] and `storage` are what the changes are;
 //! * [`artefacts`] takes large files, [`tunnel`] carries bytes to the local API server;
 //! * [`facts`], [`preflight`] and [`status`] look and change nothing;
 //! * [`service`] speaks with systemd, [`command_line`] with people.
@@ -27,6 +27,7 @@ pub mod preflight;
 mod probes;
 pub mod service;
 pub mod status;
+mod storage;
 pub mod tasks;
 pub mod tunnel;
 mod work;

@@ -10,6 +10,8 @@ use crate::k3s::install::Timings;
 use crate::k3s::{adopt, install, uninstall};
 use crate::tasks::Work;
 
+mod storage;
+
 /// The step for this task; `None` for a verb that this agent does not know. `stopping` is cancelled when the agent is to end.
 pub(crate) fn of(
     host: &Host,
@@ -39,6 +41,7 @@ pub(crate) fn of(
             "record the k3s that is here",
             Box::new(Adopt { host: host.clone() }),
         ),
+        Verb::MountProof(task) => storage::proof(host, task)?,
     };
     let info = StepInfo {
         id: id.to_owned(),

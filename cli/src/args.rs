@@ -83,7 +83,7 @@ pub(crate) enum Command {
     /// List nodes, and keep pods from them.
     #[command(subcommand, after_help = "Example: canasta node drain w1")]
     Node(NodeCommand),
-    /// Show what volumes the clusters can have.
+    /// Show what volumes the clusters can have, and prove their shared storage.
     #[command(subcommand, after_help = "Example: canasta storage list")]
     Storage(StorageCommand),
     /// Get what kubectl needs to reach a cluster.

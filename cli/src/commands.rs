@@ -34,7 +34,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<End, Error> {
         Command::Uninstall(arguments) => return uninstall::run(global, arguments).await,
         Command::Cluster(command) => cluster::run(global, command).await?,
         Command::Node(command) => return node::run(global, command).await,
-        Command::Storage(command) => storage::run(global, command).await?,
+        Command::Storage(command) => return storage::run(global, command).await,
         Command::Kubeconfig(command) => kubeconfig::run(global, command).await?,
         Command::Operation(command) => return operation::run(global, command).await,
         Command::Artefact(command) => artefact::run(global, command).await?,

@@ -140,6 +140,7 @@ pub(crate) async fn routes(parts: Parts) -> Result<(Routes, Health), DescriptorE
     };
     let storage = storage::StorageApi {
         context: context.clone(),
+        operations: operations.clone(),
     };
     let cluster = cluster::ClusterApi {
         context,

@@ -2,13 +2,18 @@
 
 mod provisioners;
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use canasta_proto::pb;
 use k8s_openapi::api::storage::v1::StorageClass;
+use serde::{Deserialize, Serialize};
 
 use self::provisioners::access_modes;
 use crate::clusters::{Clusters, shown};
 use crate::operations::stamp;
-use crate::store;
+use crate::store::proofs::{CheckRow, ProofRow};
+use crate::store::{self, Store};
 
 /// The annotation that makes a class the default, and its older name, which API servers still honour
 /// (`pkg/volume/util/storageclass.go` of Kubernetes).
@@ -27,6 +32,7 @@ const RECLAIM: &str = "Delete";
 /// When the database can't be read; that the API does not answer is told in the answer.
 pub(crate) async fn of_cluster(
     clusters: &Clusters,
+    store: &Store,
     cluster: &str,
 ) -> Result<pb::ClusterStorage, store::Error> {
     let mut found = pb::ClusterStorage {
@@ -41,8 +47,22 @@ pub(crate) async fn of_cluster(
         Err(error) => Err(error),
     };
     found.observed_at = Some(stamp::now());
+    let check = store.last_check(cluster).await?;
+    let mut hosts: Vec<String> = store
+        .cluster_nodes()
+        .await?
+        .into_iter()
+        .filter(|node| node.cluster == cluster)
+        .map(|node| node.host)
+        .collect();
+    hosts.sort();
     match answer {
-        Ok(classes) => found.classes = classes.into_iter().map(told).collect(),
+        Ok(classes) => {
+            found.classes = classes.into_iter().map(told).collect();
+            for class in &mut found.classes {
+                class.proof = check.as_ref().and_then(|check| proof(check, &hosts, class));
+            }
+        }
         Err(crate::clusters::NodeError::Store(error)) => return Err(error),
         Err(error) => found.error = shown(&error),
     }
@@ -50,6 +70,75 @@ pub(crate) async fn of_cluster(
         .classes
         .sort_by(|one, other| one.name.cmp(&other.name));
     Ok(found)
+}
+
+/// A share of an NFS server, and the storage classes whose volumes are on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Share {
+    /// Name or address of the server, as a class writes it.
+    pub(crate) server: String,
+    /// The path on it.
+    pub(crate) path: String,
+    /// By name.
+    pub(crate) classes: Vec<String>,
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}", self.server, self.path)
+    }
+}
+
+/// The shares that storage classes are on, by server and path. A pure function.
+pub(crate) fn shares(classes: Vec<StorageClass>) -> Vec<Share> {
+    let mut shares: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for class in classes.into_iter().map(told) {
+        if !class.server.is_empty() {
+            let of_share = shares.entry((class.server, class.share));
+            of_share.or_default().push(class.name);
+        }
+    }
+    let share = |((server, path), mut classes): ((String, String), Vec<String>)| {
+        classes.sort();
+        Share {
+            server,
+            path,
+            classes,
+        }
+    };
+    shares.into_iter().map(share).collect()
+}
+
+/// What the last check says of the share of a class; nothing where it is none or was not checked. `hosts` are those that the
+/// cluster has now. A pure function.
+fn proof(check: &CheckRow, hosts: &[String], class: &pb::StorageClass) -> Option<pb::ShareProof> {
+    let mut nodes: Vec<pb::NodeProof> = Vec::new();
+    let of_class = |row: &&ProofRow| (&row.server, &row.path) == (&class.server, &class.share);
+    for row in check.proofs.iter().filter(of_class) {
+        let step = pb::ProofStep {
+            step: row.step.as_str().to_owned(),
+            reason: row.reason.clone(),
+            message: row.message.clone(),
+            hint: row.hint.clone(),
+        };
+        match nodes.last_mut() {
+            Some(node) if node.host == row.host => node.steps.push(step),
+            _ => nodes.push(pb::NodeProof {
+                host: row.host.clone(),
+                steps: vec![step],
+            }),
+        }
+    }
+    let newer = hosts
+        .iter()
+        .filter(|host| !nodes.iter().any(|node| &node.host == *host));
+    let unproved_nodes = check.unproved.iter().chain(newer).cloned().collect();
+    (!nodes.is_empty()).then(|| pb::ShareProof {
+        checked_at: Some(stamp::from_millis(check.checked_at)),
+        nodes,
+        operation_id: check.operation.clone(),
+        unproved_nodes,
+    })
 }
 
 /// A class as it is told. A pure function.
@@ -72,6 +161,7 @@ fn told(class: StorageClass) -> pb::StorageClass {
         server: parameters.remove("server").unwrap_or_default(),
         share: parameters.remove("share").unwrap_or_default(),
         provisioner: class.provisioner,
+        proof: None,
     }
 }
 

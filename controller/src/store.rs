@@ -12,6 +12,7 @@ pub(crate) mod debts;
 mod hosts;
 mod open;
 pub(crate) mod operations;
+pub(crate) mod proofs;
 mod retention;
 mod tokens;
 mod users;

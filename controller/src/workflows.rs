@@ -5,6 +5,7 @@ pub mod adopt_control_plane;
 mod ask;
 #[cfg(test)]
 mod bench;
+pub(crate) mod check_storage;
 pub(crate) mod choice;
 pub mod drain_node;
 pub(crate) mod forget_cluster;
@@ -36,6 +37,7 @@ use crate::operations::{self, Held, Kinds, Operations};
 use crate::store::{self, Store};
 
 use self::adopt_control_plane::AdoptControlPlane;
+use self::check_storage::CheckStorage;
 use self::choice::Candidate;
 use self::drain_node::DrainNode;
 use self::gather::Gathered;
@@ -64,6 +66,7 @@ pub struct Context {
 pub fn kinds(context: &Context) -> Kinds {
     let (install, adopt) = (context.clone(), context.clone());
     let (join, drain, uninstall) = (context.clone(), context.clone(), context.clone());
+    let check = context.clone();
     Kinds::default()
         .with(install_control_plane::KIND, move |request| {
             Ok(InstallControlPlane::new(
@@ -92,6 +95,12 @@ pub fn kinds(context: &Context) -> Kinds {
         .with(uninstall_k3s::KIND, move |request| {
             Ok(UninstallK3s::new(
                 uninstall.clone(),
+                serde_json::from_str(request)?,
+            ))
+        })
+        .with(check_storage::KIND, move |request| {
+            Ok(CheckStorage::new(
+                check.clone(),
                 serde_json::from_str(request)?,
             ))
         })
@@ -183,6 +192,12 @@ pub enum Error {
         rule: &'static str,
         /// All hosts, each with why it fits or not.
         hosts: Vec<Candidate>,
+    },
+    /// The request names no cluster, and there is not exactly one.
+    #[error("no cluster was named, and {}", if clusters.is_empty() { "none is known" } else { "there are several" })]
+    ClusterRequired {
+        /// All that are known.
+        clusters: Vec<String>,
     },
     /// Another field of the request breaks a rule.
     #[error("{rule}")]

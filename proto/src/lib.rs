@@ -12,6 +12,7 @@ pub mod name;
 #[cfg(feature = "package")]
 pub mod package;
 mod redacted;
+pub mod share;
 pub mod token;
 pub mod version;
 

@@ -44,7 +44,7 @@ pub enum NameError {
 }
 
 /// Names a character so that it can be shown in any terminal: printable ASCII in quotes, all else by number.
-fn shown(character: char) -> String {
+pub(crate) fn shown(character: char) -> String {
     match character {
         ' ' => "a space".to_owned(),
         '\n' | '\r' => "a line break".to_owned(),

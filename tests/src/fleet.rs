@@ -25,6 +25,7 @@ pub mod people;
 pub mod place;
 pub mod program;
 pub mod recorder;
+pub mod share;
 pub mod ssh;
 pub mod terminal;
 pub mod trap;

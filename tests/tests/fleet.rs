@@ -31,6 +31,8 @@ mod plans;
 mod release;
 #[path = "fleet/roles.rs"]
 mod roles;
+#[path = "fleet/shares.rs"]
+mod shares;
 #[path = "fleet/ssh.rs"]
 mod ssh;
 #[path = "fleet/volumes.rs"]

@@ -14,6 +14,7 @@ mod journal;
 mod machine;
 pub mod needs;
 mod network;
+mod nfs;
 mod process;
 mod removal;
 mod sockets;
@@ -25,6 +26,7 @@ mod tests;
 pub use journal::FakeJournal;
 pub use machine::{FakeMachine, MachineState};
 pub use network::{FakeNetwork, NetworkState};
+pub use nfs::FakeProver;
 pub use process::{FakeProcesses, Printed};
 pub use removal::FakeRemoval;
 pub use sockets::{FakeSockets, Offer, Wire};
@@ -49,6 +51,8 @@ pub struct FakeHost {
     pub processes: Arc<FakeProcesses>,
     /// Takes away its mounts and files.
     pub removal: Arc<FakeRemoval>,
+    /// Proves shares from it.
+    pub nfs: Arc<FakeProver>,
     directory: PathBuf,
     /// Removes the directory at the end, where this host made it.
     temporary: Option<tempfile::TempDir>,
@@ -86,6 +90,7 @@ impl FakeHost {
             network,
             processes: Arc::new(FakeProcesses::default()),
             removal: Arc::new(FakeRemoval::new(root.clone())),
+            nfs: Arc::default(),
             root,
             directory,
             temporary: None,
@@ -103,6 +108,7 @@ impl FakeHost {
             sockets: self.sockets.clone(),
             processes: self.processes.clone(),
             removal: self.removal.clone(),
+            nfs: self.nfs.clone(),
         }
     }
 

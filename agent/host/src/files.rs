@@ -395,7 +395,7 @@ fn hash_into(hasher: &mut Sha256, from: &mut impl Read) -> io::Result<u64> {
 }
 
 /// Bytes as lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes
         .iter()

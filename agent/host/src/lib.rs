@@ -2,7 +2,7 @@
 //!
 //! The agent reaches files, processes, systemd, the journal, links and mounts through a [`Host`] and through nothing else. Files
 //! stand below a [`Root`]; everything that isn't a file is behind a narrow trait: [`Systemd`], [`Journal`], [`Machine`],
-//! [`Network`], [`Sockets`], [`Processes`], [`Removal`]. [`Host::real`] is the machine that the program runs on. With the feature `fake`, `fake::FakeHost` is a machine
+//! [`Network`], [`Sockets`], [`Processes`], [`Removal`], [`nfs::Prover`]. [`Host::real`] is the machine that the program runs on. With the feature `fake`, `fake::FakeHost` is a machine
 //! made of a directory and of settable facts, on which the whole agent runs inside a test.
 //!
 //! Parsers are pure functions beside the code that reads their input. Nothing here knows k3s, fleets or the wire.
@@ -16,6 +16,7 @@ pub mod links;
 pub mod machine;
 pub mod mounts;
 pub mod network;
+pub mod nfs;
 pub mod packet;
 pub mod presence;
 pub mod process;
@@ -26,7 +27,7 @@ pub mod systemd;
 
 use std::sync::Arc;
 
-pub use files::{Change, FileError, Root, staging::Staging};
+pub use files::{Change, FileError, Root, hex, staging::Staging};
 pub use journal::Journal;
 pub use machine::Machine;
 pub use network::Network;
@@ -54,6 +55,8 @@ pub struct Host {
     pub processes: Arc<dyn Processes>,
     /// Mounts and trees of files that go, in the mount namespace of PID 1.
     pub removal: Arc<dyn Removal>,
+    /// Proofs that shares of NFS servers can be used.
+    pub nfs: Arc<dyn nfs::Prover>,
 }
 
 impl Host {
@@ -64,6 +67,7 @@ impl Host {
         let systemd = systemd::bus::BusSystemd::new(bus.clone());
         Self {
             removal: Arc::new(removal::unit::InUnit::new(root.clone(), systemd.clone())),
+            nfs: Arc::new(nfs::unit::InUnit::new(root.clone(), systemd.clone())),
             processes: Arc::new(process::Proc::new(root.clone())),
             systemd: Arc::new(systemd),
             journal: Arc::new(journal::Journalctl),

@@ -12,6 +12,7 @@ use canasta_proto::version::K3sVersion;
 use canasta_transport::status::Fault;
 
 use super::error::Error;
+use super::storage;
 use crate::agent::Core;
 use crate::artefacts::{MAX_CHUNK, MAX_SIZE, Sha256Hex};
 use crate::k3s::server_url::ServerUrl;
@@ -80,6 +81,7 @@ pub(super) fn task(core: &Core, request: pb::StartTaskRequest) -> Result<(TaskId
         }
         Some(Verb::K3sAdopt(_)) => {}
         Some(Verb::K3sUninstall(task)) => uninstall(task)?,
+        Some(Verb::MountProof(task)) => storage::proof(task)?,
         None => {
             return Err(broken(
                 "spec.verb",

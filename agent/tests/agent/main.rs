@@ -7,5 +7,6 @@ mod fixture;
 mod identity;
 mod join;
 mod removal;
+mod storage;
 mod tasks;
 mod tunnel;

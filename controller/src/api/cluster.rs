@@ -169,6 +169,15 @@ impl From<workflows::Error> for Fault {
                     .hint(hint)
                     .caused_by(points)
             }
+            Error::ClusterRequired { ref clusters } => {
+                let hint = match clusters.first() {
+                    Some(cluster) => format!("name one: --cluster {cluster}"),
+                    None => "install one with `canasta install k8s-cp --host HOST`".to_owned(),
+                };
+                invalid("cluster", "CLUSTER_REQUIRED", &error)
+                    .hint(hint)
+                    .caused_by(clusters.clone())
+            }
             Error::Refused(refusal) => {
                 Fault::new(Code::FailedPrecondition, refusal.reason, refusal.message)
                     .about(refusal.subject)

@@ -156,6 +156,7 @@ impl From<Error> for Fault {
                 let reason = match busy.resource {
                     crate::operations::locks::Resource::Host(_) => "HOST_BUSY",
                     crate::operations::locks::Resource::Membership(_) => "CLUSTER_BUSY",
+                    crate::operations::locks::Resource::Storage(_) => "STORAGE_BUSY",
                     crate::operations::locks::Resource::Node(_) => "NODE_BUSY",
                 };
                 fault(Code::FailedPrecondition, reason)

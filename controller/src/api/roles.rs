@@ -95,6 +95,11 @@ pub const TABLE: &[Rule] = &[
     ),
     // Storage.
     Rule::reads("/canasta.fleet.v1.StorageService/ListStorage", Role::Viewer),
+    // Writes to shares, so operators alone.
+    Rule::changes(
+        "/canasta.fleet.v1.StorageService/CheckStorage",
+        Role::Operator,
+    ),
     // People.
     Rule::reads("/canasta.fleet.v1.UserService/WhoAmI", Role::Viewer),
     Rule::changes(

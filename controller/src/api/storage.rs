@@ -1,4 +1,4 @@
-//! Storage of clusters, shown here.
+//! Storage of clusters: shown here, and proved by an operation that is started here.
 
 use canasta_proto::name::ClusterName;
 use canasta_proto::pb;
@@ -7,15 +7,18 @@ use canasta_transport::status::Fault;
 use futures_util::future::try_join_all;
 use tonic::{Request, Response};
 
+use super::caller::{AuditSubject, OperationStarted, caller_of};
 use super::fault::cluster_not_found;
 use super::{Answer, invalid};
+use crate::operations::Operations;
 use crate::storage;
-use crate::workflows::Context;
+use crate::workflows::{Context, check_storage};
 
-/// Shows the storage of clusters.
+/// Shows and proves the storage of clusters.
 #[derive(Debug)]
 pub(super) struct StorageApi {
     pub(super) context: Context,
+    pub(super) operations: Operations,
 }
 
 #[tonic::async_trait]
@@ -38,8 +41,23 @@ impl StorageService for StorageApi {
         }
         let clusters = names
             .iter()
-            .map(|name| storage::of_cluster(&self.context.clusters, name));
+            .map(|name| storage::of_cluster(&self.context.clusters, &self.context.store, name));
         let clusters = try_join_all(clusters).await.map_err(Fault::from)?;
         Ok(Response::new(pb::ListStorageResponse { clusters }))
+    }
+
+    async fn check_storage(
+        &self,
+        request: Request<pb::CheckStorageRequest>,
+    ) -> Answer<pb::CheckStorageResponse> {
+        let by = caller_of(&request).who;
+        let asked = request.into_inner();
+        let checked = check_storage::check(&self.context, &self.operations, &asked, &by).await?;
+        let subject = AuditSubject(format!("cluster {}", checked.cluster));
+        let operation = OperationStarted(checked.operation_id.clone());
+        let mut response = Response::new(checked);
+        response.extensions_mut().insert(subject);
+        response.extensions_mut().insert(operation);
+        Ok(response)
     }
 }

@@ -14,6 +14,8 @@ pub enum Resource {
     Host(String),
     /// Which nodes belong to a cluster, by its name.
     Membership(String),
+    /// The shared storage of a cluster, by its name.
+    Storage(String),
     /// A node of a cluster, which need not be a host of the fleet: `w1 of cluster wiki`.
     Node(String),
 }
@@ -23,6 +25,7 @@ impl fmt::Display for Resource {
         match self {
             Self::Host(name) => write!(formatter, "host {name}"),
             Self::Membership(name) => write!(formatter, "the membership of cluster {name}"),
+            Self::Storage(name) => write!(formatter, "the storage of cluster {name}"),
             Self::Node(name) => write!(formatter, "node {name}"),
         }
     }
@@ -50,7 +53,7 @@ impl Wanted {
     pub fn changed_hosts(&self) -> Vec<String> {
         let host = |resource: &Resource| match resource {
             Resource::Host(name) => Some(name.clone()),
-            Resource::Membership(_) | Resource::Node(_) => None,
+            Resource::Membership(_) | Resource::Storage(_) | Resource::Node(_) => None,
         };
         self.changes.iter().filter_map(host).collect()
     }

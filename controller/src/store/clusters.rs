@@ -127,7 +127,7 @@ pub(super) fn list(texts: &[String]) -> String {
     serde_json::to_string(texts).expect("a list of strings is JSON")
 }
 
-fn read_list(row: &SqliteRow, column: &str) -> Result<Vec<String>, Error> {
+pub(super) fn read_list(row: &SqliteRow, column: &str) -> Result<Vec<String>, Error> {
     serde_json::from_str(row.try_get(column)?)
         .map_err(|_| Error::damaged(format!("the {column} of a cluster")))
 }

@@ -14,6 +14,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("proto/transport", &["canasta-proto"]),
     ("proto/steps", &["canasta-proto"]),
     ("agent/host", &["canasta-durable"]),
+    ("agent/nfs-proof", &["canasta-host"]),
     (
         "agent",
         &[
@@ -80,6 +81,7 @@ const PLACES: &[Place] = &[
             "tests/",
             "packaging/xtask/",
             "agent/tests/",
+            "agent/nfs-proof/tests/",
             "controller/tests/",
             // A test that runs itself in a process without CA certificates.
             "controller/src/artefacts/tests/trust.rs",
@@ -169,8 +171,9 @@ const PLACES: &[Place] = &[
 ];
 
 const PATHS: &[&str] = &[
-    // Host has no paths of its own but this one, where its transient unit finds what it is to do.
+    // Host has no paths of its own but these, where its transient units find what they are to do.
     "agent/host/src/removal/unit.rs",
+    "agent/host/src/nfs/unit.rs",
     "agent/src/paths.rs",
     "agent/src/k3s/paths.rs",
     "controller/src/paths.rs",

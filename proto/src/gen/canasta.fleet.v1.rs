@@ -508,7 +508,7 @@ pub struct K3sSpec {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskSpec {
     /// One verb of the closed set.
-    #[prost(oneof = "task_spec::Verb", tags = "1, 2, 3")]
+    #[prost(oneof = "task_spec::Verb", tags = "1, 2, 3, 4")]
     pub verb: ::core::option::Option<task_spec::Verb>,
 }
 /// Nested message and enum types in `TaskSpec`.
@@ -525,7 +525,29 @@ pub mod task_spec {
         /// A step of uninstalling k3s.
         #[prost(message, tag = "3")]
         K3sUninstall(super::K3sUninstallTask),
+        /// Proving that a share can be used from this node.
+        #[prost(message, tag = "4")]
+        MountProof(super::MountProofTask),
     }
+}
+/// Proving that a share can be used from this node, by a client of NFS 4.1 in a process of its own, which is killed after 150 seconds.
+/// Fails with reason NFS_PORT_BLOCKED, NFS_REFUSED, NFS_UNREACHABLE, NFS_NAME_UNKNOWN, NFS_WRONG_FAMILY, NFS_NOT_A_CLIENT_OR_NO_SHARE,
+/// NFS_READ_ONLY, NFS_ACCESS_DENIED, NFS_OWNER_CHANGED, NFS_NO_SPACE, NFS_IN_GRACE, NFS_VERSION, NFS_SECURITY, NFS_STALE, NFS_SERVER_HANGS, NFS_LOST,
+/// NFS_PROBE_MISSING, NFS_PROBE_DIFFERS, NFS_OTHER.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MountProofTask {
+    /// Name or IP address of the server.
+    #[prost(string, tag = "1")]
+    pub server: ::prost::alloc::string::String,
+    /// The path of the share on it: absolute, normalised, letters, digits, `.`, `_`, `-` and `/`, at most 255 bytes.
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    /// What to do.
+    #[prost(enumeration = "MountProofAction", tag = "3")]
+    pub action: i32,
+    /// Names the file and is its content: 8 to 64 characters of a-z, 0-9.
+    #[prost(string, tag = "4")]
+    pub nonce: ::prost::alloc::string::String,
 }
 /// A step of installing k3s.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1083,6 +1105,43 @@ impl K3sUninstallStep {
             "K3S_UNINSTALL_STEP_NETWORK" => Some(Self::Network),
             "K3S_UNINSTALL_STEP_FILES" => Some(Self::Files),
             "K3S_UNINSTALL_STEP_COMPARE" => Some(Self::Compare),
+            _ => None,
+        }
+    }
+}
+/// What a proof does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MountProofAction {
+    /// Not set.
+    Unspecified = 0,
+    /// Writes a file of the nonce's name, changes its owner, and reads both back.
+    Write = 1,
+    /// Reads the file that another node wrote, and compares content and owner.
+    Read = 2,
+    /// Removes the file. One that isn't there is removed already.
+    Remove = 3,
+}
+impl MountProofAction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MOUNT_PROOF_ACTION_UNSPECIFIED",
+            Self::Write => "MOUNT_PROOF_ACTION_WRITE",
+            Self::Read => "MOUNT_PROOF_ACTION_READ",
+            Self::Remove => "MOUNT_PROOF_ACTION_REMOVE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MOUNT_PROOF_ACTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "MOUNT_PROOF_ACTION_WRITE" => Some(Self::Write),
+            "MOUNT_PROOF_ACTION_READ" => Some(Self::Read),
+            "MOUNT_PROOF_ACTION_REMOVE" => Some(Self::Remove),
             _ => None,
         }
     }
@@ -8350,6 +8409,32 @@ pub mod operation_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Shares are to be proved.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckStorageRequest {
+    /// The cluster; empty means the only one.
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+}
+/// Shares are being proved.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckStorageResponse {
+    /// The operation. It fails with reason STORAGE_NOT_PROVEN when a host can't use a share.
+    #[prost(string, tag = "1")]
+    pub operation_id: ::prost::alloc::string::String,
+    /// The cluster.
+    #[prost(string, tag = "2")]
+    pub cluster: ::prost::alloc::string::String,
+    /// The hosts that prove, by name.
+    #[prost(string, repeated, tag = "3")]
+    pub hosts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The shares, as `server:path`.
+    #[prost(string, repeated, tag = "4")]
+    pub shares: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Nodes that are no hosts of the fleet, by name: nobody can prove anything there.
+    #[prost(string, repeated, tag = "5")]
+    pub unproved_nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 /// The storage of clusters is asked for.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListStorageRequest {
@@ -8384,7 +8469,7 @@ pub struct ClusterStorage {
     pub observed_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// A storage class.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StorageClass {
     /// Its name.
     #[prost(string, tag = "1")]
@@ -8408,6 +8493,52 @@ pub struct StorageClass {
     /// The share on that server; empty for other provisioners.
     #[prost(string, tag = "7")]
     pub share: ::prost::alloc::string::String,
+    /// What the last check of that share came to; unset where there was none.
+    #[prost(message, optional, tag = "8")]
+    pub proof: ::core::option::Option<ShareProof>,
+}
+/// What a check of a share came to.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ShareProof {
+    /// When the check ended.
+    #[prost(message, optional, tag = "1")]
+    pub checked_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// The hosts that the cluster had then, by name.
+    #[prost(message, repeated, tag = "2")]
+    pub nodes: ::prost::alloc::vec::Vec<NodeProof>,
+    /// The operation that was the check.
+    #[prost(string, tag = "3")]
+    pub operation_id: ::prost::alloc::string::String,
+    /// Nodes of which it is not known: they had no agent then, or joined since. By name.
+    #[prost(string, repeated, tag = "4")]
+    pub unproved_nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// What a host could do on a share.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NodeProof {
+    /// The host.
+    #[prost(string, tag = "1")]
+    pub host: ::prost::alloc::string::String,
+    /// In their order: `write`, `read`, `remove`.
+    #[prost(message, repeated, tag = "2")]
+    pub steps: ::prost::alloc::vec::Vec<ProofStep>,
+}
+/// One thing that was tried on a share.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProofStep {
+    /// `write`: a file was written, its owner changed, both read back. `read`: the file of another host was read, with its owner.
+    /// `remove`: the file was removed.
+    #[prost(string, tag = "1")]
+    pub step: ::prost::alloc::string::String,
+    /// Why it can't be done, as MountProofTask names reasons, or the reason that the agent could not be asked; empty when it was done.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// The same in words; empty when it was done.
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+    /// What to do about it; empty when it was done.
+    #[prost(string, tag = "4")]
+    pub hint: ::prost::alloc::string::String,
 }
 /// How a volume can be mounted. Names and meanings are those of Kubernetes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -8461,7 +8592,7 @@ pub mod storage_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Shows the storage of clusters.
+    /// Shows and proves the storage of clusters.
     #[derive(Debug, Clone)]
     pub struct StorageServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -8558,6 +8689,37 @@ pub mod storage_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Starts an operation that proves, from every host of a cluster, that the NFS shares behind its storage classes can be used: each
+        /// host writes a file and changes its owner, reads the file of another one, and removes its own. NOT_FOUND with reason
+        /// CLUSTER_NOT_FOUND; INVALID_ARGUMENT with reason CLUSTER_REQUIRED where none is named and not exactly one is known;
+        /// FAILED_PRECONDITION with reason NO_SHARES where no class of the cluster names a share that can be proved, and STORAGE_BUSY while
+        /// another check of the cluster runs.
+        pub async fn check_storage(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CheckStorageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckStorageResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.StorageService/CheckStorage",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("canasta.fleet.v1.StorageService", "CheckStorage"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -8581,8 +8743,20 @@ pub mod storage_service_server {
             tonic::Response<super::ListStorageResponse>,
             tonic::Status,
         >;
+        /// Starts an operation that proves, from every host of a cluster, that the NFS shares behind its storage classes can be used: each
+        /// host writes a file and changes its owner, reads the file of another one, and removes its own. NOT_FOUND with reason
+        /// CLUSTER_NOT_FOUND; INVALID_ARGUMENT with reason CLUSTER_REQUIRED where none is named and not exactly one is known;
+        /// FAILED_PRECONDITION with reason NO_SHARES where no class of the cluster names a share that can be proved, and STORAGE_BUSY while
+        /// another check of the cluster runs.
+        async fn check_storage(
+            &self,
+            request: tonic::Request<super::CheckStorageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckStorageResponse>,
+            tonic::Status,
+        >;
     }
-    /// Shows the storage of clusters.
+    /// Shows and proves the storage of clusters.
     #[derive(Debug)]
     pub struct StorageServiceServer<T> {
         inner: Arc<T>,
@@ -8689,6 +8863,51 @@ pub mod storage_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListStorageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.StorageService/CheckStorage" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckStorageSvc<T: StorageService>(pub Arc<T>);
+                    impl<
+                        T: StorageService,
+                    > tonic::server::UnaryService<super::CheckStorageRequest>
+                    for CheckStorageSvc<T> {
+                        type Response = super::CheckStorageResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CheckStorageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as StorageService>::check_storage(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckStorageSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

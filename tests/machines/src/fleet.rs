@@ -71,10 +71,13 @@ pub struct Fleet {
 const SHARED: &str = "cp1";
 
 /// Nodes go when their test is done, with their power cut: each takes a good part of what the kernel allows one user
-/// (`fs.inotify.max_user_instances`). After a failure they stay, to be looked at.
+/// (`fs.inotify.max_user_instances`). The apt repository goes too: the next test does not expect it. After a failure all of
+/// it stays, to be looked at.
 impl Drop for Fleet {
     fn drop(&mut self) {
         if !std::thread::panicking() {
+            // A lab that is down already serves nothing.
+            let _ = self.lab.without_apt_repository();
             for node in &self.own {
                 // One that is down already is as good.
                 let _ = self.lab.kill(node);
@@ -121,6 +124,13 @@ pub fn standin() -> Need {
 /// That pods can run.
 pub fn images() -> Need {
     Need::images(&releases().payload)
+}
+
+/// That these packages of the distribution, with all that a node lacks for them, are or can be downloaded by this machine's
+/// apt, for [`Lab::apt_repository`].
+pub fn apt(packages: &[&str]) -> Need {
+    let lab = Lab::from_environment().expect("a lab");
+    Need::apt(lab.apt_packages(packages))
 }
 
 /// The version of k3s that the controller installs by default.

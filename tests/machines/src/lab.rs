@@ -3,6 +3,7 @@
 
 mod error;
 mod programs;
+mod repository;
 mod status;
 mod up;
 
@@ -267,7 +268,7 @@ impl Lab {
     }
 
     /// Removes everything of this lab, also what a crashed call left half made. `all` removes
-    /// the root file systems that nodes start from as well.
+    /// the root file systems that nodes start from, and apt repositories for them, as well.
     pub fn down(&self, all: bool) -> Result<(), LabError> {
         let _lock = self.lock()?;
         // A record that can't be read must not keep anything alive: nodes are found by their files.
@@ -310,6 +311,7 @@ impl Lab {
             if !labs.is_empty() {
                 return Err(LabError::BaseInUse { labs });
             }
+            remove_tree(&self.layout.repositories())?;
             remove_tree(&self.layout.bases())?;
         }
         Ok(())

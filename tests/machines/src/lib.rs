@@ -28,6 +28,7 @@ mod place;
 mod process;
 mod program;
 mod release;
+mod repository;
 mod settings;
 mod state;
 
@@ -40,5 +41,6 @@ pub use packages::PackageError;
 pub use place::{CONTROLLER_NODE, DEFAULT_DIRECTORY, DEFAULT_LAB};
 pub use program::{Output, ProgramError, exit_code};
 pub use release::{DEFAULT_VERSION, NEXT_MINOR, NEXT_PATCH, Payload, ReleaseError, Releases};
+pub use repository::RepositoryError;
 pub use settings::SettingError;
 pub use state::StateError;

@@ -65,7 +65,7 @@ enum Task {
     },
     /// Remove everything of this lab.
     Down {
-        /// The root file systems that nodes start from as well.
+        /// The root file systems that nodes start from, and apt repositories for them, as well.
         #[arg(long)]
         all: bool,
     },

@@ -3,8 +3,9 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 
-use crate::Payload;
+use crate::{LabError, Payload, RepositoryError};
 
 /// Says that a real k3s under test can pull images.
 const IMAGES: &str = "CANASTA_TEST_IMAGES";
@@ -44,6 +45,21 @@ impl Need {
         };
         Self::new("images", lack)
     }
+
+    /// Packages of the distribution can be had. Any other fault than apt's own is one of the testbed.
+    ///
+    /// # Panics
+    /// On such a fault.
+    pub(crate) fn apt(downloaded: Result<PathBuf, LabError>) -> Self {
+        let lack = match downloaded {
+            Ok(_) => None,
+            Err(LabError::Repository(RepositoryError::Download { packages, source })) => {
+                Some(format!("apt can't download {packages}: {source}"))
+            }
+            Err(error) => panic!("{error}: {error:?}"),
+        };
+        Self::new("apt", lack)
+    }
 }
 
 /// Whether all needs of `test` are met. Each that is not is told and recorded; the test then returns.
@@ -77,6 +93,7 @@ fn unmet(test: &str, needs: &[Need]) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::program::{Place, run};
 
     #[test]
     fn a_need_that_is_not_met_is_named_with_its_test_and_reason() {
@@ -88,5 +105,19 @@ mod tests {
         assert_eq!(found[0].0, "a_test standin");
         assert!(found[0].1.contains("/k3s is a real k3s"), "{found:?}");
         assert!(needs("a_test", &[met]));
+    }
+    #[test]
+    fn packages_that_apt_does_not_get_are_a_lack_with_what_apt_said() {
+        assert_eq!(Need::apt(Ok("/repository".into())).lack, None);
+        let said = run(&Place::default(), &["ls", "/no/such/package"], b"").unwrap_err();
+        let failed = RepositoryError::Download {
+            packages: "a b".to_owned(),
+            source: said,
+        };
+        let need = Need::apt(Err(failed.into()));
+        let lack = need.lack.unwrap_or_default();
+        assert!(lack.contains("apt can't download a b"), "{lack}");
+        assert!(lack.contains("/no/such/package"), "{lack}");
+        assert_eq!(need.name, "apt");
     }
 }

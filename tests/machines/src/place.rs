@@ -49,6 +49,11 @@ impl Layout {
         self.root.join("base")
     }
 
+    /// Where apt repositories are kept, for all labs.
+    pub fn repositories(&self) -> PathBuf {
+        self.root.join("apt")
+    }
+
     /// Where locks are kept. They stay when a lab goes, so that nobody waits on a removed file.
     pub fn locks(&self) -> PathBuf {
         self.root.join("locks")
@@ -77,6 +82,11 @@ impl Layout {
     /// The directory of one node.
     pub fn node(&self, node: &str) -> PathBuf {
         self.nodes().join(node)
+    }
+
+    /// The link to the apt repository that this lab's release server serves; nothing is there while it serves none.
+    pub fn repository(&self) -> PathBuf {
+        self.lab().join("apt")
     }
 
     /// What the release server prints.

@@ -1,4 +1,5 @@
-//! The server of k3s releases in the lab's network, and what the controller is told of it.
+//! The server of k3s releases in the lab's network, and what the controller is told of it. The lab's apt repository is
+//! served by it too.
 //! Called by [`crate::Lab::up`] and [`crate::Lab::start`].
 
 use std::fs::{self, OpenOptions};
@@ -109,6 +110,8 @@ impl Releases {
             absolute(&self.server)?,
             "--listen".to_owned(),
             address(layout).to_string(),
+            "--repository".to_owned(),
+            layout.repository().to_string_lossy().into_owned(),
         ];
         match &self.payload {
             Payload::Standin(file) => argv.extend(["--standin".to_owned(), absolute(file)?]),
@@ -242,6 +245,12 @@ fn asset() -> &'static str {
 pub(crate) fn url(layout: &Layout, version: &str) -> String {
     let version = version.replace('+', "%2B");
     format!("http://{}/{version}/{}", address(layout), asset())
+}
+
+/// The line of a node's `sources.list` for the apt repository that is served.
+pub(crate) fn apt_source(layout: &Layout) -> String {
+    // Nothing in a lab has a key to sign with.
+    format!("deb [trusted=yes] http://{}/apt /", address(layout))
 }
 
 /// Fetches the published SHA-256 of k3s in `version`.

@@ -18,6 +18,7 @@ mod machines {
     mod lab;
     mod packages;
     mod rejoin;
+    mod shares;
     mod ssh;
     mod unfit;
     mod uninstall;

@@ -220,6 +220,18 @@ impl Client {
         Ok(answer.into_inner().operation_id)
     }
 
+    /// Starts a check of the shared storage of a cluster; the only one where none is named.
+    ///
+    /// # Errors
+    /// What the controller refuses with.
+    pub async fn check_storage(&self, cluster: &str) -> Result<pb::CheckStorageResponse, Fault> {
+        let request = pb::CheckStorageRequest {
+            cluster: cluster.to_owned(),
+        };
+        let answer = self.storage().check_storage(request).await.map_err(fault)?;
+        Ok(answer.into_inner())
+    }
+
     /// Shows an operation.
     ///
     /// # Errors

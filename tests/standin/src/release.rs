@@ -1,8 +1,9 @@
 //! The testbed's release server: `/{version}/{asset}` over plain HTTP or TLS, as the pages that k3s is downloaded from.
-//! It serves a real file for its one version, or the stand-in for any version, and misbehaves on demand.
+//! It serves a real file for its one version, or the stand-in for any version, and misbehaves on demand. An apt repository
+//! can be served beside, below `/apt/`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::service::service_fn;
@@ -120,6 +121,7 @@ pub(crate) struct State {
     controls: bool,
     fault: Mutex<Option<Fault>>,
     requests: Mutex<Vec<Request>>,
+    repository: Mutex<Option<PathBuf>>,
     hashes: blob::Hashes,
 }
 
@@ -144,6 +146,16 @@ impl State {
             *times -= 1;
         }
         Some(current.kind.clone())
+    }
+
+    /// Where the file of this path lies that belongs to the apt repository, if one is served and the path leads into it.
+    fn packaged(&self, path: &str) -> Option<PathBuf> {
+        let inside = Path::new(path.strip_prefix("apt/")?);
+        let downwards = |part| matches!(part, Component::Normal(_));
+        let repository = self.repository.lock();
+        let repository = repository.unwrap_or_else(PoisonError::into_inner);
+        let file = repository.as_ref()?.join(inside);
+        (inside.components().all(downwards) && file.is_file()).then_some(file)
     }
 
     fn requests(&self) -> Vec<Request> {
@@ -204,6 +216,7 @@ impl ReleaseServer {
             controls,
             fault: Mutex::new(None),
             requests: Mutex::new(Vec::new()),
+            repository: Mutex::new(None),
             hashes: blob::Hashes::default(),
         });
         let (acceptor, authority) = tls.unzip();
@@ -240,6 +253,16 @@ impl ReleaseServer {
     /// Misbehaves from now on; `None` ends that.
     pub fn set_fault(&self, fault: Option<Fault>) {
         self.state.set_fault(fault);
+    }
+
+    /// Serves an apt repository below `/apt/`: what lies in this directory whenever it is asked for.
+    pub fn serve_repository(&self, directory: PathBuf) {
+        let mut repository = self
+            .state
+            .repository
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *repository = Some(directory);
     }
 
     /// All requests so far, controls left out.

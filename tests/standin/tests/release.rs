@@ -245,3 +245,40 @@ async fn faults_by_the_control_path() {
     ask(address, Method::DELETE, "/-/fault", &[], "").await;
     assert_eq!(get(address, path, &[]).await.status, 200);
 }
+
+#[tokio::test]
+async fn an_apt_repository_is_served_beside_and_nothing_outside_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = standin(directory.path()).await;
+    let address = server.local_addr();
+    assert_eq!(get(address, "/apt/Packages", &[]).await.status, 404);
+    // A link, as it is put in place when there is something to serve: what it leads to is looked up each time.
+    let link = directory.path().join("link");
+    server.serve_repository(link.clone());
+    assert_eq!(get(address, "/apt/Packages", &[]).await.status, 404);
+    let repository = directory.path().join("repository");
+    std::fs::create_dir_all(repository.join("pool")).unwrap();
+    std::fs::write(repository.join("Packages"), "Package: a\n").unwrap();
+    std::fs::write(repository.join("pool/a_1%3a2+b~c_all.deb"), "0123456789").unwrap();
+    std::os::unix::fs::symlink(&repository, &link).unwrap();
+    let index = get(address, "/apt/Packages", &[]).await;
+    assert_eq!(
+        (index.status.as_u16(), &*index.body),
+        (200, &b"Package: a\n"[..])
+    );
+    let path = "/apt/pool/a_1%253a2%2bb%7ec_all.deb";
+    let rest = get(address, path, &[("Range", "bytes=4-")]).await;
+    assert_eq!((rest.status.as_u16(), &*rest.body), (206, &b"456789"[..]));
+    for path in [
+        "/apt",
+        "/apt/",
+        "/apt/pool",
+        "/apt/../k3s",
+        "/apt/%2e%2e/k3s",
+        "/apt/%2e%2e%2fk3s",
+        "/apt//etc/passwd",
+    ] {
+        assert_eq!(get(address, path, &[]).await.status, 404, "{path}");
+    }
+    assert_eq!(get(address, "/v1.34.8+k3s1/k3s", &[]).await.status, 200);
+}

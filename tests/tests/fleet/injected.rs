@@ -41,7 +41,12 @@ async fn each_step_of_an_adoption_can_run_twice() {
 
 #[tokio::test]
 async fn each_step_of_a_worker_s_life_can_run_twice() {
-    let kinds = [Kind::Join, Kind::Drain, Kind::RemoveWorker];
+    let kinds = [
+        Kind::Join,
+        Kind::CheckStorage,
+        Kind::Drain,
+        Kind::RemoveWorker,
+    ];
     // With a token that can be made again; the other profile has none to make.
     twice(&kinds, Ground::with_worker(Profile::Documented).await).await;
 }
@@ -109,4 +114,14 @@ async fn a_drain_stands_a_failure_and_a_killed_controller_at_each_step() {
     let new = || Ground::with_member(Profile::Documented);
     let wrongs = [Wrong::StepFails, Wrong::ControllerKilled];
     stand(&[Kind::Drain], &wrongs, 3, new).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_of_storage_leaves_nothing_whatever_goes_wrong() {
+    let new = || Ground::with_member(Profile::Documented);
+    let kinds = [Kind::CheckStorage];
+    let wrongs = [Wrong::StepFails, Wrong::ControllerKilled];
+    stand(&kinds, &wrongs, 4, new).await;
+    // All its tasks are of one kind, and none is begun more often than three times.
+    stand(&kinds, &[Wrong::AgentLost, Wrong::AgentKilled], 2, new).await;
 }

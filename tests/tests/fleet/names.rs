@@ -293,6 +293,9 @@ fn node_fields() -> Vec<Field> {
         field!("ListStorage.cluster", storage.list_storage, |cluster| {
             pb::ListStorageRequest { cluster }
         }),
+        field!("CheckStorage.cluster", storage.check_storage, |cluster| {
+            pb::CheckStorageRequest { cluster }
+        }),
         field!(
             "GetAgentPackage.arch",
             artefacts.get_agent_package,
@@ -338,7 +341,7 @@ fn tricks() -> Vec<(&'static str, String)> {
 }
 
 /// Fields that have no row, each with the reason.
-const EXEMPT: [(&str, &str); 20] = [
+const EXEMPT: [(&str, &str); 23] = [
     (
         "EnrolHost.token",
         "a secret: compared by its hash, never shown",
@@ -358,6 +361,9 @@ const EXEMPT: [(&str, &str); 20] = [
     ("StartTask.spec.k3s_install.spec.local_paths", AGENTS_OWN),
     ("StartTask.spec.k3s_uninstall.discard", AGENTS_OWN),
     ("StartTask.spec.k3s_uninstall.local_paths", AGENTS_OWN),
+    ("StartTask.spec.mount_proof.nonce", AGENTS_OWN),
+    ("StartTask.spec.mount_proof.path", AGENTS_OWN),
+    ("StartTask.spec.mount_proof.server", AGENTS_OWN),
     ("InspectUninstall.local_paths", AGENTS_OWN),
     ("CreateJoinCredential.description", AGENTS_OWN),
     ("StoreJoinCredential.token", AGENTS_OWN),

@@ -29,7 +29,7 @@ const VIEWER: [&str; 9] = [
     "StorageService/ListStorage",
 ];
 /// Calls that operators may make besides.
-const OPERATOR: [&str; 7] = [
+const OPERATOR: [&str; 8] = [
     "ClusterService/InstallControlPlane",
     "OperationService/CancelOperation",
     "ClusterService/JoinWorkers",
@@ -37,6 +37,7 @@ const OPERATOR: [&str; 7] = [
     "ClusterService/CordonNode",
     "ClusterService/UncordonNode",
     "ClusterService/DrainNode",
+    "StorageService/CheckStorage",
 ];
 /// Calls that only admins may make.
 const ADMIN: [&str; 12] = [

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::{Order, Removal, RemovalError, Report, perform, unmount};
 use crate::files::{FileError, Root};
-use crate::systemd::bus::BusSystemd;
+use crate::systemd::bus::{BusSystemd, Rights};
 use crate::systemd::{Systemd as _, SystemdError};
 
 /// What the unit's program is called with; the directory of the request follows.
@@ -126,7 +126,7 @@ impl InUnit {
         let begun = Instant::now();
         let ended = self
             .systemd
-            .run_once(UNIT, &argv, limit, limit + GRACE)
+            .run_once(UNIT, &argv, Rights::Root, limit, limit + GRACE)
             .await;
         // systemd says of a program that it killed only that it failed.
         let timed_out = begun.elapsed() >= limit;

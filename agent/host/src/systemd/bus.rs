@@ -26,6 +26,11 @@ const LIMIT: Duration = Duration::from_secs(25);
 
 /// How many files a program in a unit of its own may have open.
 const DESCRIPTORS: u64 = 65536;
+/// The capability as a bit of a set (`linux/capability.h`).
+const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
+/// What a program that only speaks with the network may take: bytes, and threads.
+const MEMORY: u64 = 128 << 20;
+const TASKS: u64 = 32;
 
 /// How long reading all unit files again may take: generators run, and slow machines have many units.
 const RELOAD_LIMIT: Duration = Duration::from_secs(90);
@@ -96,11 +101,13 @@ impl BusSystemd {
         &self,
         unit: &str,
         argv: &[String],
+        rights: Rights,
         limit: Duration,
         patience: Duration,
     ) -> Result<(), SystemdError> {
         let manager = self.manager().await?;
-        let ended = run_and_wait(&manager, unit, argv, limit);
+        let properties = once(argv, rights, limit);
+        let ended = run_and_wait(&manager, unit, &properties);
         match bounded("run", unit, patience, ended).await? {
             result if result == "done" => Ok(()),
             result => Err(SystemdError::JobFailed {
@@ -248,22 +255,65 @@ impl Systemd for BusSystemd {
 async fn run_and_wait(
     manager: &ManagerProxy<'_>,
     unit: &str,
-    argv: &[String],
-    limit: Duration,
+    properties: &[(&'static str, Variant<'static>)],
 ) -> Result<String, zbus::Error> {
     let mut removed = manager.receive_job_removed().await?;
     let job = manager
-        .start_transient_unit(unit, "fail", &once(argv, limit), &[])
+        .start_transient_unit(unit, "fail", properties, &[])
         .await?;
     job_ended(&mut removed, &job).await
 }
 
+/// What a program in a transient unit may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Rights {
+    /// All that root may.
+    Root,
+    /// Speak with the network, from ports below 1024 too, and write to one directory.
+    NetworkOnly {
+        /// That directory.
+        writes: String,
+    },
+}
+
+impl Rights {
+    fn properties(self) -> Vec<(&'static str, Variant<'static>)> {
+        let Self::NetworkOnly { writes } = self else {
+            return Vec::new();
+        };
+        let flags = [
+            "NoNewPrivileges",
+            "PrivateDevices",
+            "PrivateTmp",
+            "ProtectControlGroups",
+            "ProtectKernelModules",
+            "ProtectKernelTunables",
+            "RestrictSUIDSGID",
+        ];
+        let families = ["AF_INET", "AF_INET6", "AF_UNIX"].map(str::to_owned);
+        let mut properties = vec![
+            ("CapabilityBoundingSet", Variant::from(CAP_NET_BIND_SERVICE)),
+            ("ProtectSystem", Variant::from("strict")),
+            ("ProtectHome", Variant::from("yes")),
+            ("ReadWritePaths", Variant::from(vec![writes])),
+            (
+                "RestrictAddressFamilies",
+                Variant::from((true, families.to_vec())),
+            ),
+            ("MemoryMax", Variant::from(MEMORY)),
+            ("TasksMax", Variant::from(TASKS)),
+        ];
+        properties.extend(flags.map(|flag| (flag, Variant::from(true))));
+        properties
+    }
+}
+
 /// The properties of a unit that runs a program once.
-fn once(argv: &[String], limit: Duration) -> [(&'static str, Variant<'static>); 6] {
+fn once(argv: &[String], rights: Rights, limit: Duration) -> Vec<(&'static str, Variant<'static>)> {
     let microseconds = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
     let program = argv.first().cloned().unwrap_or_default();
     let command = vec![(program, argv.to_vec(), false)];
-    [
+    let mut properties = vec![
         ("Description", Variant::from("Work for canasta-agent")),
         ("Type", Variant::from("oneshot")),
         ("ExecStart", Variant::from(command)),
@@ -272,7 +322,9 @@ fn once(argv: &[String], limit: Duration) -> [(&'static str, Variant<'static>); 
         ("CollectMode", Variant::from("inactive-or-failed")),
         // A directory is open for each level of a tree.
         ("LimitNOFILE", Variant::from(DESCRIPTORS)),
-    ]
+    ];
+    properties.extend(rights.properties());
+    properties
 }
 
 /// Queues a stop and waits for systemd's word that the job is gone; answers with the job's result.

@@ -8,6 +8,7 @@ use crate::node::NodeError;
 use crate::packages::PackageError;
 use crate::program::ProgramError;
 use crate::release::ReleaseError;
+use crate::repository::RepositoryError;
 use crate::settings::SettingError;
 use crate::state::StateError;
 
@@ -134,6 +135,17 @@ pub enum LabError {
     /// Releases can't be served.
     #[error(transparent)]
     Release(#[from] ReleaseError),
+    /// Nothing serves what nodes are to fetch.
+    #[error(
+        "failed to serve an apt repository in lab {lab}: no release server runs there; bring a node up with one first"
+    )]
+    NoServer {
+        /// The lab.
+        lab: String,
+    },
+    /// There is no apt repository to serve.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
     /// A setting of the machine can't be changed or put back.
     #[error(transparent)]
     Setting(#[from] SettingError),

@@ -109,6 +109,7 @@ impl Lab {
             machine.prepare(node)?;
         }
         self.write_hosts(state)?;
+        self.write_sources(state)?;
         let results = in_parallel(&stopped, |name| {
             (self.say)(&format!("booting {name}"));
             Machine::new(&self.layout, name).boot()

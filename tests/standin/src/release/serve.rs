@@ -11,6 +11,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
+use percent_encoding::percent_decode_str;
 
 use super::blob::{Blob, Reader};
 use super::cut::Scissors;
@@ -41,7 +42,7 @@ pub(super) async fn respond(
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n"));
     }
-    let path = path.replace("%2B", "+").replace("%2b", "+");
+    let path = percent_decode_str(&path).decode_utf8_lossy();
     let Some((version, asset)) = path.trim_start_matches('/').rsplit_once('/') else {
         return Ok(text(StatusCode::NOT_FOUND, "Not Found\n"));
     };
@@ -80,6 +81,11 @@ async fn answer(
     fault: Option<FaultKind>,
     head: bool,
 ) -> io::Result<Response<Body>> {
+    if let Some(file) = state.packaged(&format!("{version}/{asset}")) {
+        let blob = Blob::open(&file, Vec::new())?;
+        let hash = state.hashes.of(&blob).await?;
+        return content(&blob, &hash, headers, fault, head).await;
+    }
     let suffix = match asset {
         "k3s" | "sha256sum-amd64.txt" => "",
         "k3s-arm64" | "sha256sum-arm64.txt" => "-arm64",
@@ -102,6 +108,17 @@ async fn answer(
         };
         return Ok(text(StatusCode::OK, format!("{hash}  {name}\n")));
     }
+    content(&blob, &hash, headers, fault, head).await
+}
+
+/// Answers with a blob, or the part of it that is asked for.
+async fn content(
+    blob: &Blob,
+    hash: &str,
+    headers: &HeaderMap,
+    fault: Option<FaultKind>,
+    head: bool,
+) -> io::Result<Response<Body>> {
     let etag = format!("\"{hash}\"");
     let length = blob.length();
     let wanted = header(headers, header::RANGE)

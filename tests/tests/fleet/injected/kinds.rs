@@ -8,6 +8,7 @@ use canasta_standin::bootstrap::SECRET_TYPE;
 use canasta_standin::trailer::Profile;
 use canasta_tests::fleet::client::install_on;
 use canasta_tests::fleet::node::Node;
+use canasta_tests::fleet::share::{PATH, Share, proved};
 use canasta_tests::fleet::{Fleet, PATCH, SMALL, pin};
 use http::Method;
 use serde_json::{Value, json};
@@ -28,17 +29,19 @@ pub(super) enum Kind {
     Adopt,
     Join,
     Drain,
+    CheckStorage,
     RemoveControlPlane,
     RemoveWorker,
 }
 
 /// All that are tested.
-pub(super) const ALL: [Kind; 7] = [
+pub(super) const ALL: [Kind; 8] = [
     Kind::Install,
     Kind::Change,
     Kind::Adopt,
     Kind::Join,
     Kind::Drain,
+    Kind::CheckStorage,
     Kind::RemoveControlPlane,
     Kind::RemoveWorker,
 ];
@@ -52,6 +55,8 @@ pub(super) struct Ground {
     bare: [Vec<String>; 2],
     /// Pods that were placed so far.
     pods: usize,
+    share: Share,
+    has_class: bool,
 }
 
 impl Ground {
@@ -69,6 +74,8 @@ impl Ground {
             control_plane,
             worker: None,
             pods: 0,
+            share: Share::default(),
+            has_class: false,
         }
     }
 
@@ -163,6 +170,25 @@ impl Ground {
             .await;
     }
 
+    /// Gives both nodes a share, and the cluster a storage class that is on it.
+    async fn put_share(&mut self) {
+        self.share.give_to(&self.control_plane);
+        self.share.give_to(self.worker());
+        if !std::mem::replace(&mut self.has_class, true) {
+            Share::register(&self.control_plane, "nfs", PATH).await;
+        }
+    }
+
+    async fn storage(&self) -> pb::ListStorageResponse {
+        let request = pb::ListStorageRequest::default();
+        let mut client = self.fleet.admin().await.storage();
+        client
+            .list_storage(request)
+            .await
+            .expect("listed")
+            .into_inner()
+    }
+
     /// How often k3s was started.
     fn starts(&self) -> u32 {
         let worker = self.worker.as_ref().map_or(0, |node| node.k3s.starts());
@@ -178,6 +204,7 @@ impl Kind {
             Self::Adopt => "adopt-k8s-cp",
             Self::Join => "install-k8s-worker",
             Self::Drain => "drain-node",
+            Self::CheckStorage => "check-storage",
             Self::RemoveControlPlane | Self::RemoveWorker => "uninstall-k8s",
         }
     }
@@ -188,7 +215,7 @@ impl Kind {
             Self::Install | Self::Change | Self::Adopt | Self::RemoveControlPlane => {
                 &mut ground.control_plane
             }
-            Self::Join | Self::Drain | Self::RemoveWorker => {
+            Self::Join | Self::Drain | Self::CheckStorage | Self::RemoveWorker => {
                 ground.worker.as_mut().expect("the ground has a worker")
             }
         }
@@ -207,6 +234,12 @@ impl Kind {
     /// Whether the ground can be used again after it; nothing undoes an adoption.
     pub(super) fn can_be_done_again(self) -> bool {
         self != Self::Adopt
+    }
+
+    /// Whether nothing orders these steps: what all hosts do on a share is done by all at once.
+    pub(super) fn are_at_once(self, one: &str, other: &str) -> bool {
+        let without_host = |step: &str| step.rsplit_once('-').map(|(kind, _)| kind.to_owned());
+        self == Self::CheckStorage && without_host(one) == without_host(other)
     }
 
     /// Gives it everything to do, on ground where it or its opposite was done before.
@@ -229,6 +262,7 @@ impl Kind {
                 uncordoned.expect("the node is uncordoned");
                 ground.place_pod().await;
             }
+            Self::CheckStorage => ground.put_share().await,
             Self::Install | Self::Change | Self::Join | Self::RemoveControlPlane => {}
         }
     }
@@ -258,6 +292,10 @@ impl Kind {
             }
             Self::Join => admin.join_worker(WORKER, CONTROL_PLANE).await,
             Self::Drain => admin.drain(WORKER).await,
+            Self::CheckStorage => {
+                let answer = admin.check_storage(CONTROL_PLANE).await;
+                answer.map(|begun| begun.operation_id)
+            }
             Self::RemoveControlPlane => {
                 let answer = admin.uninstall(CONTROL_PLANE, false).await;
                 answer.map(|(id, _)| id)
@@ -300,6 +338,11 @@ impl Kind {
                 no_token_left(ground, case).await;
             }
             Self::Drain => drained(ground, case).await,
+            Self::CheckStorage => {
+                let both = [CONTROL_PLANE, WORKER].map(|host| (host.to_owned(), true));
+                assert_eq!(proved(&ground.storage().await), both, "{case}");
+                assert_eq!(ground.share.files(), Vec::<String>::new(), "{case}");
+            }
             Self::RemoveControlPlane => {
                 removed(&ground.control_plane, &ground.bare[0], case);
                 assert_eq!(ground.clusters().await, [], "{case}");

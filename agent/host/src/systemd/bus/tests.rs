@@ -123,7 +123,7 @@ fn errors_are_sorted_by_what_to_do_about_them() {
 #[test]
 fn a_program_that_runs_once_is_described_in_systemds_types() {
     let argv = ["/usr/bin/x", "a b"].map(str::to_owned);
-    let properties = once(&argv, Duration::from_secs(2));
+    let properties = once(&argv, Rights::Root, Duration::from_secs(2));
     let types: Vec<(&str, String)> = properties
         .iter()
         .map(|(name, value)| (*name, value.value_signature().to_string()))
@@ -140,4 +140,27 @@ fn a_program_that_runs_once_is_described_in_systemds_types() {
         ]
         .map(|(name, type_)| (name, type_.to_owned()))
     );
+}
+
+#[test]
+fn a_program_that_only_speaks_with_the_network_is_bounded_in_systemds_types() {
+    let rights = Rights::NetworkOnly {
+        writes: "/run/x".to_owned(),
+    };
+    let argv = ["/usr/bin/x".to_owned()];
+    let properties = once(&argv, rights, Duration::from_secs(2));
+    let type_of = |wanted: &str| {
+        let found = properties.iter().find(|(name, _)| *name == wanted);
+        found.map(|(_, value)| value.value_signature().to_string())
+    };
+    for (name, type_) in [
+        ("CapabilityBoundingSet", "t"),
+        ("ProtectSystem", "s"),
+        ("ReadWritePaths", "as"),
+        ("RestrictAddressFamilies", "(bas)"),
+        ("MemoryMax", "t"),
+        ("NoNewPrivileges", "b"),
+    ] {
+        assert_eq!(type_of(name).as_deref(), Some(type_), "{name}");
+    }
 }
