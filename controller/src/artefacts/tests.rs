@@ -79,6 +79,7 @@ impl Bench {
             },
             limits: Limits {
                 stall: Duration::from_millis(300),
+                total: Duration::from_secs(20),
                 first_pause: Duration::from_millis(1),
                 ..Limits::default()
             },

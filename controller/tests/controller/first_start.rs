@@ -102,12 +102,29 @@ async fn a_missing_database_or_ca_is_refused() {
 
 #[tokio::test]
 async fn a_damaged_database_is_refused() {
-    let mut lab = stopped().await;
+    let mut lab = Lab::start().await;
+    lab.add_host("cp1").await;
+    // A page that nothing reads at an opening: only a check of the whole file finds it.
+    let table = "SELECT rootpage FROM sqlite_schema WHERE name = 'capabilities'";
+    let page: u32 = sqlx::query_scalar(table)
+        .fetch_one(lab.controller().store().pool())
+        .await
+        .expect("a table");
+    lab.down().await;
     let whole = fs::read(lab.state("fleet.db")).expect("read");
+    let mut unread = whole.clone();
+    let end = page as usize * 4096;
+    unread[end - 4096..end].fill(0xa5);
     let mut torn = whole.clone();
     let middle = torn.len() / 2;
     torn[4096..middle].fill(0xa5);
-    let damages: [&[u8]; 4] = [&whole[..whole.len() / 2], &whole[..100], b"", &torn];
+    let damages: [&[u8]; 5] = [
+        &whole[..whole.len() / 2],
+        &whole[..100],
+        b"",
+        &torn,
+        &unread,
+    ];
     for damage in damages {
         fs::write(lab.state("fleet.db"), damage).expect("write");
         let (error, text) = refusal(&mut lab).await;

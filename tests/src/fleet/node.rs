@@ -90,7 +90,8 @@ impl Node {
         timings.join_connect = Duration::from_secs(5);
         timings.drain = Duration::from_secs(2);
         timings.join_retry_first = Duration::from_millis(20);
-        timings.install.settle = Duration::from_millis(20);
+        // Longer than a k3s that is to exit takes for its exit to be seen, on a busy machine.
+        timings.install.settle = Duration::from_millis(60);
         timings.install.first_pause = Duration::from_millis(10);
         timings.install.longest_pause = Duration::from_millis(50);
         timings.install.ready = Duration::from_secs(10);

@@ -225,7 +225,8 @@ async fn a_k3s_that_exits_after_it_said_ready_is_told_the_same_way() {
         exit_after_ms: Some(400),
         ..Faults::default()
     });
-    let (_, journal) = fails(&fleet, "wait-api").await;
+    let (error, journal) = fails(&fleet, "wait-api").await;
+    assert_eq!(error.reason, "K3S_EXITED", "{error:#?}");
     assert!(journal.contains("a fault was asked for"), "{journal}");
     node.k3s.set_scale(0.005);
     repaired(&fleet, &node).await;

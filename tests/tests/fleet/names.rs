@@ -322,6 +322,8 @@ fn tricks() -> Vec<(&'static str, String)> {
     vec![
         text("a space", "a b"),
         text("a space at the end", "cp1 "),
+        text("a space after a version", "v1.34.8+k3s1 "),
+        text("a command after a version", "v1.34.8+k3s1;reboot"),
         text("a way up", ".."),
         text("a way up within", "a/../../etc/passwd"),
         text("a command", "$(id)"),

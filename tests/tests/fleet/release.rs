@@ -234,6 +234,7 @@ async fn a_directory_with_a_wrong_checksum_file_is_refused_and_a_right_one_taken
         error.message.contains(&releases.display().to_string()),
         "{error:?}"
     );
+    assert_eq!(stored(&fleet.state_dir().join("artefacts")), [""; 0]);
     assert!(!node.host.root.path(k3s::BINARY).exists());
     program::lay_out(&releases, VERSION, &file, &program::sha256(&file));
     mends(&fleet).await;

@@ -390,6 +390,9 @@ async fn an_uninstall_that_was_cut_short_anywhere_ends_clean_when_it_is_run_agai
             }
         }
         fake.removal.stop_after(usize::MAX);
+        // What was cut short still shows that it has k3s.
+        let has_trees = exists(&fake, paths::DATA_DIR).await;
+        assert!(!has_trees || exists(&fake, paths::BINARY).await, "{most}");
         if !cut {
             assert!(most > 20, "it was cut at every order");
             return;

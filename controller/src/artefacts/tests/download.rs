@@ -122,7 +122,7 @@ async fn a_download_that_gets_further_each_time_is_not_given_up() {
 async fn all_tries_together_have_a_limit() {
     let server = Server::start(&vec![Reply::Cut(1); SIZE / 10]).await;
     let mut bench = Bench::on(&server).await;
-    bench.limits.total = Duration::from_millis(200);
+    bench.limits.total = Duration::from_millis(600);
     let error = bench.ensure(&bench.open().await).await;
     let tries = server.requests().len();
     assert!(error.is_err() && tries > 5, "{error:?} after {tries} tries");

@@ -181,7 +181,8 @@ async fn an_agent_that_is_away_is_waited_for_until_patience_ends() {
     bench.link.cut();
     scripts(&bench, [vec![finished(1)]]);
     let ((end, _), ()) = tokio::join!(run(&bench, 0, LONG), async {
-        tokio::task::yield_now().await;
+        // Long enough for the task to find nobody there.
+        tokio::time::sleep(Duration::from_millis(50)).await;
         bench.reconnect();
     });
     assert!(matches!(end, End::Succeeded), "{end:?}");

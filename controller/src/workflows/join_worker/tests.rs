@@ -121,11 +121,21 @@ async fn the_credential_is_in_no_record_and_goes_with_a_join_that_fails() {
         .await
         .expect("planned");
     let id = &joins[0].operation_id;
-    let operation = lab.ended(id).await;
+    let (path, token) = secret("bootstrap-token-w1", TOKEN, "canasta join w1 0190");
+    let made = async {
+        while lab.bench.agent.made.lock().expect("made").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        lab.api.put(&path, token);
+    };
+    let (operation, ()) = tokio::join!(lab.ended(id), made);
     assert_eq!(
         operation.error.as_ref().expect("failed").reason,
         "NODE_NOT_READY"
     );
+    assert_eq!(lab.api.get(&path), None);
+    let owed = lab.context.store.due_debts().await.expect("read");
+    assert_eq!(owed, [], "deleted by the join itself");
     assert_eq!(*lab.agent.kept.lock().expect("kept"), ["K10aa::geheim1"]);
     let made = lab.bench.agent.made.lock().expect("made").clone();
     assert!(
@@ -193,6 +203,9 @@ async fn a_join_that_ended_in_whatever_way_leaves_no_token() {
     shared.bring().await.expect("kept");
     // The controller is killed here, and the join is cancelled.
     let (path, token) = secret("bootstrap-token-w1", TOKEN, "canasta join w1 0190");
+    lab.api.put(&path, token.clone());
+    shared.bring().await.expect("kept");
+    assert_eq!(lab.api.get(&path), None, "one at a time");
     lab.api.put(&path, token);
     let owed = lab.context.store.due_debts().await.expect("read");
     assert_eq!(owed[0].kind, DebtKind::DeleteTokens);
@@ -279,9 +292,12 @@ async fn a_node_of_an_earlier_life_is_cleared_and_a_deleted_one_is_registered_an
 async fn a_closed_port_stops_a_join_before_any_change_unless_it_is_ignored() {
     let lab = Lab::new().await;
     lab.agent.closed.lock().expect("closed").push(8472);
-    lab.bench.agent.closed.lock().expect("closed").push(6443);
     // What the worker sends to is what the sender's list says.
-    lab.agent.closed.lock().expect("closed").push(10250);
+    lab.agent
+        .closed
+        .lock()
+        .expect("closed")
+        .extend([6443, 10250]);
     let joins = join(&lab.context, &lab.operations, &asked(), "user anna")
         .await
         .expect("planned");
@@ -292,7 +308,11 @@ async fn a_closed_port_stops_a_join_before_any_change_unless_it_is_ignored() {
         "{}",
         error.message
     );
-    assert!(error.causes.iter().any(|cause| cause.contains("10250/tcp is closed from w1 (10.0.0.6) to cp1 (10.0.0.5)")), "{error:?}");
+    for port in [6443, 10250] {
+        let closed = format!("{port}/tcp is closed from w1 (10.0.0.6) to cp1 (10.0.0.5)");
+        let mut causes = error.causes.iter();
+        assert!(causes.any(|cause| cause.contains(&closed)), "{error:?}");
+    }
     assert_eq!(joins[0].operation_id, "");
     assert_eq!(lab.api.changes(), [""; 0]);
     assert_eq!(

@@ -98,7 +98,7 @@ async fn ready_to_systemd_is_not_ready() {
 async fn a_unit_that_fails_or_restarts_again_and_again_ends_the_wait_early() {
     let (fake, _api) = with_api(&[(503, "starting\n")]).await;
     let long = Timings {
-        ready: Duration::from_mins(10),
+        ready: Duration::from_secs(20),
         ..timings()
     };
     let systemd = fake.systemd.clone();

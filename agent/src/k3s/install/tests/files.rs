@@ -180,6 +180,25 @@ async fn the_intent_is_on_disk_before_the_first_write() {
 }
 
 #[tokio::test]
+async fn the_intent_is_on_disk_before_the_binary_is_moved() {
+    let fake = FakeHost::new("cp1");
+    // Asked for its version, it puts a directory in the binary's place: the move fails, the intent stays.
+    let place = fake.root.path(paths::BINARY);
+    let first = format!("\nmkdir {}\necho", place.display());
+    let program = program(V1).replace("\necho", &first);
+    let spec = K3sSpec {
+        binary_sha256: sha256(program.as_bytes()),
+        ..spec(V1)
+    };
+    let staged = paths::staged_binary(&spec.binary_sha256);
+    fake.root.write(&staged, program, 0o600).await.unwrap();
+    let error = step(&fake, &spec, Step::Binary).await.unwrap_err();
+    assert_eq!(error.reason(), "FILE_FAILED");
+    assert!(place.is_dir(), "{error:?}");
+    assert!(!record(&fake).await.entry(paths::BINARY).unwrap().created);
+}
+
+#[tokio::test]
 async fn files_of_others_are_never_replaced() {
     for (which, path) in [
         (Step::Binary, paths::BINARY),
