@@ -100,6 +100,18 @@ pub(crate) fn table<const N: usize>(
         .collect()
 }
 
+/// The cells of each line of a table, the header first, as a person reads them.
+#[cfg(test)]
+pub(crate) fn cells(table: &str) -> Vec<Vec<&str>> {
+    table
+        .lines()
+        .map(|line| {
+            let cells = line.split("  ").map(str::trim);
+            cells.filter(|cell| !cell.is_empty()).collect()
+        })
+        .collect()
+}
+
 /// `name  value` lines; rows without a value are left out.
 pub(crate) fn facts<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let rows: Vec<_> = rows

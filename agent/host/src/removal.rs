@@ -56,7 +56,7 @@ pub enum RemovalError {
     },
     /// An earlier piece of work was not over in time.
     #[error(
-        "failed to begin within {} s: an earlier removal, or a look of the agent's, is still at work in the unit {}", limit.as_secs(), unit::UNIT
+        "failed to begin within {} s: an earlier removal, or a look of the agent's, is still at work in the unit {}", limit.as_secs(), unit::PLACE.unit
     )]
     Busy {
         /// How long it was waited for.

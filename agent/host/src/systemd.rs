@@ -11,6 +11,7 @@ use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 pub mod bus;
+pub(crate) mod errand;
 
 use crate::files::Change;
 

@@ -2,7 +2,7 @@
 
 use canasta_proto::address::Address;
 use canasta_proto::pb;
-use canasta_proto::share::ServedPath;
+use canasta_proto::share::check_path;
 
 use super::check::broken;
 use super::error::Error;
@@ -22,7 +22,7 @@ pub(super) fn proof(task: &pb::MountProofTask) -> Result<(), Error> {
         }
         Err(rule) => return Err(broken("spec.mount_proof.server", rule)),
     }
-    if let Err(rule) = task.path.parse::<ServedPath>() {
+    if let Err(rule) = check_path(&task.path) {
         return Err(broken("spec.mount_proof.path", rule));
     }
     let known = pb::MountProofAction::try_from(task.action)

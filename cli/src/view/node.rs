@@ -120,18 +120,9 @@ mod tests {
             ..pb::Cluster::default()
         }]);
         let table = list.table();
-        let rows: Vec<Vec<&str>> = table
-            .lines()
-            .skip(1)
-            .map(|line| {
-                line.split("  ")
-                    .map(str::trim)
-                    .filter(|cell| !cell.is_empty())
-                    .collect()
-            })
-            .collect();
+        let rows = crate::output::cells(&table);
         assert_eq!(
-            rows,
+            rows[1..],
             [
                 [
                     "w1",

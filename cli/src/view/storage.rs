@@ -302,6 +302,7 @@ mod tests {
     use canasta_proto::pb::AccessMode;
 
     use super::StorageList;
+    use crate::output;
 
     fn class(name: &str, modes: &[AccessMode]) -> pb::StorageClass {
         pb::StorageClass {
@@ -338,24 +339,21 @@ mod tests {
         ];
         let list = StorageList::from(pb::ListStorageResponse { clusters });
         let table = list.table();
-        let cells = |word: &str| -> Vec<String> {
-            let line = table.lines().find(|line| line.contains(word));
-            let line = line.unwrap_or_else(|| panic!("{word}: {table}"));
-            let cells = line.split("  ").map(str::trim);
-            cells
-                .filter(|cell| !cell.is_empty())
-                .map(str::to_owned)
-                .collect()
+        let lines = output::cells(&table);
+        let cells = |word: &str| {
+            let mut lines = lines.iter();
+            let line = lines.find(|cells| cells.iter().any(|cell| cell.contains(word)));
+            line.unwrap_or_else(|| panic!("{word}: {table}"))
         };
         assert_eq!(
             cells("local-path")[4..],
             ["no", "ReadWriteOnce", "-", "-", "-"]
         );
         assert_eq!(
-            cells(" nfs ")[4..],
+            cells("nfs")[4..],
             ["yes", "ReadWriteOnce, ReadWriteMany", "-", "-", "-"]
         );
-        assert_eq!(cells("own ")[4..], ["unknown", "unknown", "-", "-", "-"]);
+        assert_eq!(cells("own")[4..], ["unknown", "unknown", "-", "-", "-"]);
         assert!(cells("'bare'")[0].contains("no volume can be made in it"));
         assert!(cells("'gone'")[0].ends_with("are unknown: no answer within 5 s"));
         let json = serde_json::to_value(&list).expect("plain data");
@@ -408,15 +406,7 @@ mod tests {
         );
         assert!(both.proofs("other").contains("no verdict"));
         let proved = both.proofs("op");
-        let lines: Vec<Vec<&str>> = proved
-            .lines()
-            .map(|line| {
-                line.split("  ")
-                    .map(str::trim)
-                    .filter(|cell| !cell.is_empty())
-                    .collect()
-            })
-            .collect();
+        let lines = output::cells(&proved);
         assert_eq!(
             lines[1..],
             [

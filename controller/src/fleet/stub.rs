@@ -33,6 +33,11 @@ impl Stub {
             state.rounds += 1;
         });
     }
+
+    /// How many listen to the link: the fleet itself, and each place that waits for its agent.
+    pub(crate) fn listeners(&self) -> usize {
+        self.0.receiver_count()
+    }
 }
 
 impl Fleet {

@@ -46,6 +46,22 @@ pub(crate) struct ProofRow {
     pub(crate) hint: String,
 }
 
+#[cfg(test)]
+impl ProofRow {
+    /// What a step on `10.0.0.5:/srv/nfs` came to, for tests.
+    pub(crate) fn sample(host: &str, step: ProofStep, reason: &str) -> Self {
+        Self {
+            server: "10.0.0.5".to_owned(),
+            path: "/srv/nfs".to_owned(),
+            host: host.to_owned(),
+            step,
+            reason: reason.to_owned(),
+            message: "it does not answer".to_owned(),
+            hint: "open TCP 2049".to_owned(),
+        }
+    }
+}
+
 /// The last check of a cluster that came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CheckRow {
@@ -223,18 +239,6 @@ mod tests {
     use crate::store::StateDir;
     use crate::store::clusters::{ClusterRow, NodeRow};
 
-    fn row(host: &str, step: ProofStep, reason: &str) -> ProofRow {
-        ProofRow {
-            server: "10.0.0.5".to_owned(),
-            path: "/srv/nfs".to_owned(),
-            host: host.to_owned(),
-            step,
-            reason: reason.to_owned(),
-            message: String::new(),
-            hint: String::new(),
-        }
-    }
-
     /// A database with a cluster; it lives as long as what comes with it.
     async fn store() -> (Store, (StateDir, tempfile::TempDir)) {
         let directory = tempfile::tempdir().expect("a directory");
@@ -274,19 +278,23 @@ mod tests {
                 .expect("stored");
         };
         let left = async || {
-            let asked = row("w1", ProofStep::Write, "");
+            let asked = ProofRow::sample("w1", ProofStep::Write, "");
             store.unremoved("wiki", "op9", &asked).await.expect("asked")
         };
-        put("op1", row("w1", ProofStep::Write, "")).await;
-        put("op1", row("w1", ProofStep::Remove, "NFS_LOST")).await;
-        put("op2", row("w1", ProofStep::Write, "")).await;
-        put("op2", row("w1", ProofStep::Remove, "")).await;
-        put("op3", row("w2", ProofStep::Write, "")).await;
+        put("op1", ProofRow::sample("w1", ProofStep::Write, "")).await;
+        put("op1", ProofRow::sample("w1", ProofStep::Remove, "NFS_LOST")).await;
+        put("op2", ProofRow::sample("w1", ProofStep::Write, "")).await;
+        put("op2", ProofRow::sample("w1", ProofStep::Remove, "")).await;
+        put("op3", ProofRow::sample("w2", ProofStep::Write, "")).await;
         assert_eq!(left().await, ["op1"]);
 
         // A check that comes to its end meanwhile forgets what is done, and not what is left.
         let unproved = ["n3".to_owned()];
-        put("op9", row("w1", ProofStep::Write, "NFS_REFUSED")).await;
+        put(
+            "op9",
+            ProofRow::sample("w1", ProofStep::Write, "NFS_REFUSED"),
+        )
+        .await;
         store
             .settle_check("wiki", "op9", &unproved)
             .await
@@ -302,9 +310,12 @@ mod tests {
             (check.operation.as_str(), check.unproved),
             ("op9", unproved.to_vec())
         );
-        assert_eq!(check.proofs, [row("w1", ProofStep::Write, "NFS_REFUSED")]);
+        assert_eq!(
+            check.proofs,
+            [ProofRow::sample("w1", ProofStep::Write, "NFS_REFUSED")]
+        );
 
-        put("op1", row("w1", ProofStep::Remove, "")).await;
+        put("op1", ProofRow::sample("w1", ProofStep::Remove, "")).await;
         assert_eq!(left().await, Vec::<String>::new());
     }
 }

@@ -8,7 +8,7 @@ mod steps;
 use canasta_proto::address::Address;
 use canasta_proto::name::ClusterName;
 use canasta_proto::pb;
-use canasta_proto::share::ServedPath;
+use canasta_proto::share::check_path;
 use canasta_steps::Plan;
 use serde::{Deserialize, Serialize};
 
@@ -173,8 +173,7 @@ async fn cluster(context: &Context, named: &str) -> Result<String, Error> {
 fn usable(cluster: &str, shares: Vec<Share>) -> Result<(Vec<Share>, Vec<String>), Refusal> {
     let has_form = |share: &Share| {
         let server = share.server.parse::<Address>().ok();
-        server.is_some_and(|server| server.port().is_none())
-            && share.path.parse::<ServedPath>().is_ok()
+        server.is_some_and(|server| server.port().is_none()) && check_path(&share.path).is_ok()
     };
     let (mut good, bad): (Vec<_>, Vec<_>) = shares.into_iter().partition(has_form);
     let too_many = good.split_off(good.len().min(MOST_SHARES));

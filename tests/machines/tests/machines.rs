@@ -25,6 +25,20 @@ mod machines {
     mod upgrade;
     mod workers;
 
+    use canasta_machines::{Cut, Protocol};
+
+    /// A cut of one port, in one direction.
+    fn closed(from: &str, to: &str, protocol: Protocol, port: u16) -> Cut {
+        Cut {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            protocol: Some(protocol),
+            port: Some(port),
+            one_way: true,
+            ..Cut::default()
+        }
+    }
+
     /// Something that is done at the end of a test, also where an assertion ends it: what it spoilt serves other tests.
     struct Afterwards<F: FnMut()>(F);
 

@@ -61,16 +61,7 @@ async fn each_host_proves_the_share_and_one_that_can_not_is_named_with_what_to_d
     ] {
         assert!(told.stderr.contains(words), "no {words}: {told:#?}");
     }
-    let rows: Vec<Vec<&str>> = told
-        .stdout
-        .lines()
-        .map(|line| {
-            line.split("  ")
-                .map(str::trim)
-                .filter(|cell| !cell.is_empty())
-                .collect()
-        })
-        .collect();
+    let rows = told.rows();
     let own = ("cp1".to_owned(), "cp1".to_owned());
     assert_eq!(share.take_reads(), [own], "nobody else wrote a file");
     assert_eq!(rows[1][1..], ["cp1", "yes", "yes", "yes"]);

@@ -1,26 +1,22 @@
 //! Has proofs made by their program in a transient unit, which sees and may do little else.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::{Failure, Proof, ProofError, Proven, Prover};
 use crate::files::Root;
 use crate::systemd::bus::{BusSystemd, Rights};
-use crate::systemd::{Systemd as _, SystemdError};
+use crate::systemd::errand::{self, Ended, Otherwise, Place};
 
 /// The program, from the agent's package. It is called with the directory of the request.
 const PROGRAM: &str = "/usr/libexec/canasta-agent/nfs-proof";
-/// Where requests and answers lie. Only root may enter it.
-const DIRECTORY: &str = "/run/canasta-agent/proof";
-/// The unit.
-const UNIT: &str = "canasta-agent-proof.service";
-const REQUEST: &str = "request.json";
-const ANSWER: &str = "answer.json";
-
-/// How long systemd may take beyond the limit to say that it killed the program.
-const GRACE: Duration = Duration::from_secs(15);
+const PLACE: Place = Place {
+    unit: "canasta-agent-proof.service",
+    directory: "/run/canasta-agent/proof",
+    answer: "answer.json",
+};
 
 /// Proofs in a transient unit.
 #[derive(Debug)]
@@ -45,50 +41,27 @@ impl InUnit {
 #[async_trait]
 impl Prover for InUnit {
     async fn prove(&self, proof: &Proof, limit: Duration) -> Result<Proven, ProofError> {
+        // Whoever went away in the middle of a proof left it at work; it is stopped.
         let _busy = self.busy.lock().await;
-        // An agent that was killed, or a caller that went away, may have left one at work.
-        let stopped = self.systemd.stop(UNIT, GRACE).await;
-        stopped.map_err(ProofError::Unit)?;
         let request = serde_json::to_vec(proof).expect("a proof is text and numbers");
-        self.root.create_dir_all(DIRECTORY, 0o700).await?;
-        let answer = format!("{DIRECTORY}/{ANSWER}");
-        self.root.remove_file(&answer).await?;
-        self.root
-            .write(format!("{DIRECTORY}/{REQUEST}"), request, 0o600)
-            .await?;
-        let argv = [PROGRAM, DIRECTORY].map(str::to_owned);
-        let begun = Instant::now();
         let rights = Rights::NetworkOnly {
-            writes: DIRECTORY.to_owned(),
+            writes: PLACE.directory.to_owned(),
         };
-        let ended = self
-            .systemd
-            .run_once(UNIT, &argv, rights, limit, limit + GRACE)
-            .await;
-        // systemd says of a program that it killed only that it failed.
-        let timed_out = begun.elapsed() >= limit;
-        let text = self.root.read_optional(&answer).await?.unwrap_or_default();
-        self.root.remove_file(&answer).await?;
-        judge(&text, ended, timed_out.then_some(limit))
+        let with = (&self.root, &self.systemd);
+        judge(PLACE.send(with, &[PROGRAM], request, rights, limit).await?)
     }
 }
 
-/// What came of the unit, from what its program wrote and how the job ended.
-fn judge(
-    text: &[u8],
-    ended: Result<(), SystemdError>,
-    timed_out: Option<Duration>,
-) -> Result<Proven, ProofError> {
-    if let Ok(answer) = serde_json::from_slice::<Result<Proven, Failure>>(text) {
+/// What came of the unit, from what its program wrote and how it ended.
+fn judge(ended: Ended) -> Result<Proven, ProofError> {
+    if let Ok(answer) = serde_json::from_slice::<Result<Proven, Failure>>(&ended.answer) {
         return answer.map_err(ProofError::Failed);
     }
-    match (ended, timed_out) {
-        (_, Some(limit)) => Err(ProofError::TimedOut { limit }),
-        (Err(SystemdError::JobFailed { .. }) | Ok(()), None) => {
-            Err(ProofError::NoAnswer { program: PROGRAM })
-        }
-        (Err(error), None) => Err(ProofError::Unit(error)),
-    }
+    Err(match ended.otherwise {
+        Otherwise::TimedOut(limit) => ProofError::TimedOut { limit },
+        Otherwise::Silent => ProofError::NoAnswer { program: PROGRAM },
+        Otherwise::NotRun(error) => ProofError::Unit(error),
+    })
 }
 
 /// What the program is to prove, from the directory that it is called with.
@@ -96,8 +69,7 @@ fn judge(
 /// # Errors
 /// When there is no request or it can't be read.
 pub fn asked(directory: &Path) -> std::io::Result<Proof> {
-    let request = std::fs::read(directory.join(REQUEST))?;
-    Ok(serde_json::from_slice(&request)?)
+    errand::asked(directory)
 }
 
 /// Leaves what came of it in the directory that the program is called with.
@@ -106,7 +78,8 @@ pub fn asked(directory: &Path) -> std::io::Result<Proof> {
 /// When it can't be written.
 pub fn answer(directory: &Path, made: &Result<Proven, Failure>) -> std::io::Result<()> {
     let text = serde_json::to_vec(made)?;
-    canasta_durable::write(&directory.join(ANSWER), &text, 0o600).map_err(std::io::Error::other)
+    canasta_durable::write(&directory.join(PLACE.answer), &text, 0o600)
+        .map_err(std::io::Error::other)
 }
 
 #[cfg(test)]
@@ -116,25 +89,22 @@ mod tests {
 
     #[test]
     fn the_answer_counts_and_without_one_how_the_program_ended() {
-        let failed = || {
-            Err(SystemdError::JobFailed {
-                action: "run",
-                unit: UNIT.to_owned(),
-                result: "failed".to_owned(),
-            })
+        let of = |answer: &[u8], otherwise| {
+            let answer = answer.to_vec();
+            judge(Ended { answer, otherwise }).unwrap_err()
         };
         let refused = br#"{"Err":{"doing":"opening the share","reason":"refused","text":"no"}}"#;
-        let told = judge(refused, failed(), None).unwrap_err();
+        let told = of(refused, Otherwise::Silent);
         assert!(
             matches!(&told, ProofError::Failed(failure) if failure.reason == Reason::Refused),
             "{told:?}"
         );
-        let killed = judge(b"", failed(), Some(Duration::from_secs(9))).unwrap_err();
+        let killed = of(b"", Otherwise::TimedOut(Duration::from_secs(9)));
         assert_eq!(
             killed.to_string(),
             "failed to use the share within 9 s, the program that tried was killed"
         );
-        let silent = judge(b"{", failed(), None).unwrap_err();
+        let silent = of(b"{", Otherwise::Silent);
         assert!(matches!(silent, ProofError::NoAnswer { .. }), "{silent:?}");
     }
 }

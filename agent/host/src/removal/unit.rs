@@ -1,6 +1,6 @@
 //! Has the orders done by this same program in a transient unit, whose mount namespace is PID 1's.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,26 +12,22 @@ use tokio::time::timeout;
 use super::{Order, Removal, RemovalError, Report, perform, unmount};
 use crate::files::{FileError, Root};
 use crate::systemd::bus::{BusSystemd, Rights};
-use crate::systemd::{Systemd as _, SystemdError};
+use crate::systemd::errand::{self, Ended, Otherwise, Place};
 
 /// What the unit's program is called with; the directory of the request follows.
 pub const COMMAND: &str = "remove-for-agent";
 
-/// Where requests and answers lie. Only root may enter it.
-const DIRECTORY: &str = "/run/canasta-agent/removal";
-/// The unit.
-pub(super) const UNIT: &str = "canasta-agent-removal.service";
-const REQUEST: &str = "request.json";
-const ANSWER: &str = "answer.jsonl";
+pub(super) const PLACE: Place = Place {
+    unit: "canasta-agent-removal.service",
+    directory: "/run/canasta-agent/removal",
+    answer: "answer.jsonl",
+};
 
 /// How much stack a walk through deep directories gets, in bytes.
 const STACK: usize = 256 * 1024 * 1024;
 
 /// The least that a program gets to work in, where the wait for its turn took almost all of its time.
 const LEAST: Duration = Duration::from_secs(1);
-
-/// How long systemd may take beyond the limit to say that it killed the program.
-const GRACE: Duration = Duration::from_secs(15);
 
 /// Work in a transient unit.
 #[derive(Debug, Clone)]
@@ -100,18 +96,7 @@ async fn in_turn<T: Send + 'static>(
 
 impl InUnit {
     async fn run_in_unit(&self, orders: &[Order], limit: Duration) -> Result<Report, RemovalError> {
-        // An agent that was killed may have left one at work: it must end before there is another request for it to read.
-        self.systemd
-            .stop(UNIT, GRACE)
-            .await
-            .map_err(RemovalError::Unit)?;
         let request = serde_json::to_vec(orders).expect("orders are paths");
-        self.root.create_dir_all(DIRECTORY, 0o700).await?;
-        let answer = format!("{DIRECTORY}/{ANSWER}");
-        self.root.remove_file(&answer).await?;
-        self.root
-            .write(format!("{DIRECTORY}/{REQUEST}"), request, 0o600)
-            .await?;
         let program = std::env::current_exe().map_err(|source| {
             FileError::from(canasta_durable::Error::new(
                 "find",
@@ -122,28 +107,18 @@ impl InUnit {
         // An upgrade of the package has put a newer program in the place of this one.
         let program = program.display().to_string();
         let program = program.strip_suffix(" (deleted)").unwrap_or(&program);
-        let argv = [program, COMMAND, DIRECTORY].map(str::to_owned);
-        let begun = Instant::now();
-        let ended = self
-            .systemd
-            .run_once(UNIT, &argv, Rights::Root, limit, limit + GRACE)
-            .await;
-        // systemd says of a program that it killed only that it failed.
-        let timed_out = begun.elapsed() >= limit;
-        let lines = self.root.read_text(&answer).await?.unwrap_or_default();
-        self.root.remove_file(&answer).await?;
-        judge(&lines, ended, timed_out.then_some(limit))
+        let with = (&self.root, &self.systemd);
+        let program = [program, COMMAND];
+        let sent = PLACE.send(with, &program, request, Rights::Root, limit);
+        judge(sent.await?)
     }
 }
 
-/// What came of the unit, from what its program wrote and how the job ended.
-fn judge(
-    lines: &str,
-    ended: Result<(), SystemdError>,
-    timed_out: Option<Duration>,
-) -> Result<Report, RemovalError> {
+/// What came of the unit, from what its program wrote and how it ended.
+fn judge(ended: Ended) -> Result<Report, RemovalError> {
     let mut doing = "nothing was begun".to_owned();
-    for line in lines
+    let text = String::from_utf8_lossy(&ended.answer);
+    for line in text
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
     {
@@ -152,13 +127,11 @@ fn judge(
             Line::Begun(what) => doing = what,
         }
     }
-    match (ended, timed_out) {
-        (_, Some(limit)) => Err(RemovalError::TimedOut { limit, doing }),
-        (Err(SystemdError::JobFailed { .. }) | Ok(()), None) => {
-            Err(RemovalError::NoAnswer { doing })
-        }
-        (Err(error), None) => Err(RemovalError::Unit(error)),
-    }
+    Err(match ended.otherwise {
+        Otherwise::TimedOut(limit) => RemovalError::TimedOut { limit, doing },
+        Otherwise::Silent => RemovalError::NoAnswer { doing },
+        Otherwise::NotRun(error) => RemovalError::Unit(error),
+    })
 }
 
 /// What the program in the unit does: reads the request in `directory`, does it, and leaves the answer there.
@@ -176,9 +149,8 @@ pub fn serve(directory: &Path) -> std::io::Result<()> {
 
 fn serve_here(directory: &Path) -> std::io::Result<()> {
     use std::io::Write as _;
-    let request = std::fs::read(directory.join(REQUEST))?;
-    let orders: Vec<Order> = serde_json::from_slice(&request)?;
-    let answer: PathBuf = directory.join(ANSWER);
+    let orders: Vec<Order> = errand::asked(directory)?;
+    let answer = directory.join(PLACE.answer);
     let mut file = std::fs::OpenOptions::new()
         .create_new(true)
         .append(true)
@@ -202,14 +174,6 @@ fn serve_here(directory: &Path) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    fn failed() -> Result<(), SystemdError> {
-        Err(SystemdError::JobFailed {
-            action: "run",
-            unit: "u".to_owned(),
-            result: "failed".to_owned(),
-        })
-    }
-
     #[tokio::test]
     async fn work_is_done_in_turn_and_to_its_end_also_when_its_caller_is_gone() {
         let turn = Arc::new(Mutex::new(()));
@@ -221,7 +185,7 @@ mod tests {
         let busy = in_turn(Arc::clone(&turn), limit, async {}).await;
         let busy = busy.expect_err("the first one is at work").to_string();
         assert!(
-            busy.contains("still at work") && busy.contains(UNIT),
+            busy.contains("still at work") && busy.contains(PLACE.unit),
             "{busy}"
         );
         end.send(()).expect("the work goes on");
@@ -236,13 +200,17 @@ mod tests {
             "{begun}\n{}\n",
             r#"{"report":{"unmounted":1,"removed":0,"left":[]}}"#
         );
-        assert_eq!(judge(&whole, Ok(()), None).unwrap().unmounted, 1);
-        let timed_out = judge(begun, failed(), Some(Duration::from_secs(9))).unwrap_err();
+        let of = |answer: &str, otherwise| {
+            let answer = answer.as_bytes().to_vec();
+            judge(Ended { answer, otherwise })
+        };
+        assert_eq!(of(&whole, Otherwise::Silent).unwrap().unmounted, 1);
+        let late = Otherwise::TimedOut(Duration::from_secs(9));
         assert_eq!(
-            timed_out.to_string(),
+            of(begun, late).unwrap_err().to_string(),
             "failed to finish within 9 s: unmounting /a"
         );
-        let killed = judge("", failed(), None).unwrap_err();
+        let killed = of("", Otherwise::Silent).unwrap_err();
         assert!(matches!(killed, RemovalError::NoAnswer { .. }));
     }
 }

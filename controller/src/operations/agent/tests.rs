@@ -180,9 +180,16 @@ async fn an_agent_that_is_away_is_waited_for_until_patience_ends() {
     let bench = Bench::connected().await;
     bench.link.cut();
     scripts(&bench, [vec![finished(1)]]);
+    let asks = bench.link.listeners() + 2;
     let ((end, _), ()) = tokio::join!(run(&bench, 0, LONG), async {
-        // Long enough for the task to find nobody there.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // The task asks for the agent, is told once more that nobody is there, and waits for one.
+        while bench.link.listeners() < asks {
+            tokio::task::yield_now().await;
+        }
+        bench.link.cut();
+        while bench.link.listeners() == asks {
+            tokio::task::yield_now().await;
+        }
         bench.reconnect();
     });
     assert!(matches!(end, End::Succeeded), "{end:?}");

@@ -1,6 +1,5 @@
 //! The steps of a check: for each share and host three, of which those of one kind run at the same time, and a verdict.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use canasta_proto::pb;
 use canasta_proto::pb::MountProofAction;
 use canasta_proto::pb::task_spec::Verb;
 use canasta_steps::{Done, Plan, Reporter, Step, StepError, StepInfo};
+use canasta_transport::facts::hex;
 use sha2::{Digest as _, Sha256};
 
 use super::Planned;
@@ -52,7 +52,6 @@ pub(super) fn steps(context: &Context, planned: &Planned, operation: &str) -> Pl
         operation: operation.to_owned(),
     });
     let mut plan = Plan::new();
-    let mut all = Vec::new();
     // One share after the other: an agent does one task at a time.
     let mut before: Vec<String> = Vec::new();
     for share in 0..planned.shares.len() {
@@ -86,7 +85,6 @@ pub(super) fn steps(context: &Context, planned: &Planned, operation: &str) -> Pl
                 plan = plan.after(&before, info, proof);
                 ids.push(id);
             }
-            all.extend(ids.iter().cloned());
             before = ids;
         }
     }
@@ -95,8 +93,8 @@ pub(super) fn steps(context: &Context, planned: &Planned, operation: &str) -> Pl
         title: format!("judge the shared storage of cluster {}", planned.cluster),
         host: String::new(),
     };
-    let all: Vec<&str> = all.iter().map(String::as_str).collect();
-    plan.after(&all, info, Verdict(shared))
+    let before: Vec<&str> = before.iter().map(String::as_str).collect();
+    plan.after(&before, info, Verdict(shared))
 }
 
 impl Shared {
@@ -115,13 +113,7 @@ impl Shared {
 /// takes an old file for the one that was just written.
 fn nonce(operation: &str, share: &Share, host: &HostName) -> String {
     let digest = Sha256::digest(format!("{operation} {share} {host}"));
-    digest
-        .iter()
-        .take(NONCE)
-        .fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    hex(&digest[..NONCE])
 }
 
 /// One thing that one host does on one share.
@@ -355,22 +347,10 @@ fn verdict(planned: &Planned, proofs: &[ProofRow]) -> Result<Done, StepError> {
 mod tests {
     use super::*;
 
-    fn row(host: &str, step: ProofStep, reason: &str) -> ProofRow {
-        ProofRow {
-            server: "10.0.0.5".to_owned(),
-            path: "/srv/nfs".to_owned(),
-            host: host.to_owned(),
-            step,
-            reason: reason.to_owned(),
-            message: "it does not answer".to_owned(),
-            hint: "open TCP 2049".to_owned(),
-        }
-    }
-
     #[test]
     fn a_host_is_named_with_its_first_fault_alone() {
-        let fine =
-            [ProofStep::Write, ProofStep::Read, ProofStep::Remove].map(|step| row("w1", step, ""));
+        let fine = [ProofStep::Write, ProofStep::Read, ProofStep::Remove]
+            .map(|step| ProofRow::sample("w1", step, ""));
         let mut planned = Planned {
             cluster: "wiki".to_owned(),
             shares: Vec::new(),
@@ -387,9 +367,9 @@ mod tests {
         planned.unproved_nodes.clear();
         let mut proofs = fine.to_vec();
         proofs.extend([
-            row("w2", ProofStep::Write, "NFS_PORT_BLOCKED"),
-            row("w2", ProofStep::Read, "NFS_PORT_BLOCKED"),
-            row("w2", ProofStep::Remove, "NFS_PORT_BLOCKED"),
+            ProofRow::sample("w2", ProofStep::Write, "NFS_PORT_BLOCKED"),
+            ProofRow::sample("w2", ProofStep::Read, "NFS_PORT_BLOCKED"),
+            ProofRow::sample("w2", ProofStep::Remove, "NFS_PORT_BLOCKED"),
         ]);
         let error = verdict(&planned, &proofs).expect_err("w2 can't");
         let report = error.report();

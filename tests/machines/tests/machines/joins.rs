@@ -1,9 +1,9 @@
 //! Joins that must be refused before anything is changed, and second runs that have nothing to do.
 
+use canasta_machines::Protocol;
 use canasta_machines::fleet::{Fleet, Ran};
-use canasta_machines::{Cut, Protocol};
 
-use super::afterwards;
+use super::{afterwards, closed};
 
 /// What a join would change on a node.
 fn picture(fleet: &Fleet, node: &str) -> String {
@@ -140,18 +140,6 @@ fn two_machines_of_one_name_or_one_id_are_refused_and_the_first_is_named() {
     );
     for node in ["twin2", "twin3"] {
         k3s_is_absent(&fleet, node);
-    }
-}
-
-/// A cut of one port, in one direction.
-fn closed(from: &str, to: &str, protocol: Protocol, port: u16) -> Cut {
-    Cut {
-        from: from.to_owned(),
-        to: to.to_owned(),
-        protocol: Some(protocol),
-        port: Some(port),
-        one_way: true,
-        ..Cut::default()
     }
 }
 

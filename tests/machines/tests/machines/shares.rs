@@ -2,9 +2,9 @@
 //! and one that the server does not know are named, and what they leave is nothing.
 
 use canasta_machines::fleet::{Fleet, Ran, apt};
-use canasta_machines::{Cut, Protocol, needs};
+use canasta_machines::{Protocol, needs};
 
-use super::afterwards;
+use super::{afterwards, closed};
 
 const PACKAGES: &[&str] = &["nfs-ganesha", "nfs-ganesha-vfs"];
 /// Below what is a file system of its own in a node: its root is an overlay, which can't be exported.
@@ -95,19 +95,13 @@ fn every_host_proves_a_share_of_a_real_server_and_one_that_can_not_is_named() {
 
     let check = || fleet.canasta(&["storage", "check", "--cluster", "share1"]);
     let proved = check().ok();
-    assert_eq!(proved.matches("yes  ").count(), 4, "{proved}");
+    let passed = proved.split_whitespace().filter(|word| *word == "yes");
+    assert_eq!(passed.count(), 6, "{proved}");
     let left = || fleet.run("share1", &["find", SHARE, "-type", "f"]).ok();
     assert_eq!(left(), "");
 
     let _mended = afterwards(|| fleet.lab.mend().expect("mended"));
-    let cut = Cut {
-        from: "share2".to_owned(),
-        to: "share1".to_owned(),
-        protocol: Some(Protocol::Tcp),
-        port: Some(2049),
-        one_way: true,
-        ..Cut::default()
-    };
+    let cut = closed("share2", "share1", Protocol::Tcp, 2049);
     fleet.lab.cut(cut).expect("the port is closed");
     only_the_worker_fails(&check(), "NFS_PORT_BLOCKED", "open TCP 2049");
     fleet.lab.mend().expect("mended");
