@@ -261,6 +261,22 @@ impl AgentService for Api {
             .map_err(join::refused)?;
         Ok(Response::new(found))
     }
+
+    async fn list_exports(
+        &self,
+        _request: Request<pb::ListExportsRequest>,
+    ) -> Result<Response<pb::ListExportsResponse>, Status> {
+        let listed = storage::list(&self.core).await?;
+        Ok(Response::new(listed))
+    }
+
+    async fn inspect_export(
+        &self,
+        request: Request<pb::InspectExportRequest>,
+    ) -> Result<Response<pb::InspectExportResponse>, Status> {
+        let found = storage::inspect(&self.core, request.into_inner()).await?;
+        Ok(Response::new(found))
+    }
 }
 
 impl Api {

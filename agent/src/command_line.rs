@@ -3,7 +3,7 @@
 mod join;
 mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -53,6 +53,12 @@ enum Command {
     /// Takes away mounts and files for the service, in a unit of its own; nothing for people.
     #[command(name = canasta_host::removal::unit::COMMAND, hide = true, after_help = "Example:\n  the service calls it by itself")]
     Remove {
+        /// Where the request lies.
+        directory: PathBuf,
+    },
+    /// Works outside of the service's sandbox for it, in a unit of its own; nothing for people.
+    #[command(name = canasta_host::outside::unit::COMMAND, hide = true, after_help = "Example:\n  the service calls it by itself")]
+    Work {
         /// Where the request lies.
         directory: PathBuf,
     },
@@ -131,21 +137,28 @@ impl CommandLine {
             Some(Command::Join(args)) => join::run(args).await,
             Some(Command::Status(args)) => status::run(&args).await,
             Some(Command::Remove { directory }) => {
-                match canasta_host::removal::unit::serve(&directory) {
-                    Ok(()) => DONE,
-                    Err(error) => {
-                        tell_error(
-                            &format!("failed to do what is asked in {}", directory.display()),
-                            &[error.to_string()],
-                            "",
-                        );
-                        FAILED
-                    }
-                }
+                answered(&directory, canasta_host::removal::unit::serve(&directory))
             }
+            Some(Command::Work { directory }) => answered(
+                &directory,
+                canasta_host::outside::unit::serve(&directory).await,
+            ),
         };
         ExitCode::from(code)
     }
+}
+
+/// How the program ends that did what the service asked for in a directory.
+fn answered(directory: &Path, done: std::io::Result<()>) -> u8 {
+    let Err(error) = done else {
+        return DONE;
+    };
+    tell_error(
+        &format!("failed to do what is asked in {}", directory.display()),
+        &[error.to_string()],
+        "",
+    );
+    FAILED
 }
 
 /// Prints an error as every program of the project does.

@@ -16,6 +16,8 @@ pub const STATE: &str = "/var/lib/canasta-agent";
 pub const IDENTITY: &str = "/var/lib/canasta-agent/identity";
 /// Journals of tasks, one file each.
 pub const TASKS: &str = "/var/lib/canasta-agent/tasks";
+/// What the agent exports, and what it put on this node for that.
+pub const STORAGE_RECORD: &str = "/var/lib/canasta-agent/owned/storage.json";
 /// What lives as long as the machine is up.
 pub const RUN: &str = "/run/canasta-agent";
 /// The socket on which `canasta-agent join` and `canasta-agent status` ask the service.

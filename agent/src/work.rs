@@ -41,7 +41,10 @@ pub(crate) fn of(
             "record the k3s that is here",
             Box::new(Adopt { host: host.clone() }),
         ),
-        Verb::MountProof(task) => storage::proof(host, task)?,
+        verb @ (Verb::MountProof(_)
+        | Verb::NfsInstall(_)
+        | Verb::ExportEnsure(_)
+        | Verb::ExportRemove(_)) => storage::of(host, verb)?,
     };
     let info = StepInfo {
         id: id.to_owned(),

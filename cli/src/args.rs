@@ -1,14 +1,16 @@
 //! What can be typed. Types for clap and nothing else; [`crate::commands`] acts on them.
 
 mod fleet;
+mod storage;
 mod work;
 
 pub(crate) use fleet::{
     ArtefactCommand, ContextCommand, HostAdd, HostCommand, UserCommand, UserRole,
 };
+pub(crate) use storage::{NfsBackend, RemoveStorage, SetupNfs, SetupStorage, StorageCommand};
 pub(crate) use work::{
     ClusterCommand, InstallArguments, KubeconfigArguments, KubeconfigCommand, NodeArgument,
-    NodeCommand, OperationCommand, StorageCommand, UninstallArguments,
+    NodeCommand, OperationCommand, UninstallArguments,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -83,7 +85,7 @@ pub(crate) enum Command {
     /// List nodes, and keep pods from them.
     #[command(subcommand, after_help = "Example: canasta node drain w1")]
     Node(NodeCommand),
-    /// Show what volumes the clusters can have, and prove their shared storage.
+    /// Show what volumes the clusters can have, and set up, prove and remove their shared storage.
     #[command(subcommand, after_help = "Example: canasta storage list")]
     Storage(StorageCommand),
     /// Get what kubectl needs to reach a cluster.

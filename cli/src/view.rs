@@ -6,6 +6,7 @@ pub(crate) mod node;
 pub(crate) mod operation;
 pub(crate) mod people;
 pub(crate) mod plan;
+pub(crate) mod setup;
 pub(crate) mod storage;
 pub(crate) mod uninstall;
 

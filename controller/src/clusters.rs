@@ -4,7 +4,7 @@
 
 mod api;
 mod capabilities;
-mod classes;
+pub(crate) mod classes;
 mod debts;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -19,6 +19,7 @@ mod view;
 pub(crate) mod volumes;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use canasta_proto::name::HostName;
@@ -57,6 +58,9 @@ pub struct Clusters {
     store: Store,
     fleet: Fleet,
     timings: Timings,
+    /// Held while it is found out who may mount what hosts export, and while they are told: a list that was made earlier and
+    /// arrives later would shut out whoever came in between.
+    pub(crate) exports_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Clusters {
@@ -66,6 +70,7 @@ impl Clusters {
             store,
             fleet,
             timings,
+            exports_turn: Arc::default(),
         }
     }
 

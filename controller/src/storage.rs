@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use self::provisioners::access_modes;
 use crate::clusters::{Clusters, shown};
 use crate::operations::stamp;
-use crate::store::proofs::{CheckRow, ProofRow};
+use crate::store::proofs::CheckRow;
 use crate::store::{self, Store};
 
 /// The annotation that makes a class the default, and its older name, which API servers still honour
@@ -22,7 +22,7 @@ const IS_DEFAULT: [&str; 2] = [
     "storageclass.beta.kubernetes.io/is-default-class",
 ];
 /// The driver whose classes name a server and a share.
-const NFS: &str = "nfs.csi.k8s.io";
+pub(crate) const NFS: &str = "nfs.csi.k8s.io";
 /// What a class deletes that does not say what it does.
 const RECLAIM: &str = "Delete";
 
@@ -47,7 +47,9 @@ pub(crate) async fn of_cluster(
         Err(error) => Err(error),
     };
     found.observed_at = Some(stamp::now());
-    let check = store.last_check(cluster).await?;
+    let checks = store.last_checks(cluster).await?;
+    let mut made = store.shared_storage().await?;
+    made.retain(|row| row.cluster == cluster);
     let mut hosts: Vec<String> = store
         .cluster_nodes()
         .await?
@@ -60,7 +62,14 @@ pub(crate) async fn of_cluster(
         Ok(classes) => {
             found.classes = classes.into_iter().map(told).collect();
             for class in &mut found.classes {
-                class.proof = check.as_ref().and_then(|check| proof(check, &hosts, class));
+                let of_class =
+                    |row: &&CheckRow| (&row.server, &row.path) == (&class.server, &class.share);
+                let check = checks.iter().find(of_class);
+                class.proof = check.and_then(|check| proof(check, &hosts));
+                if let Some(row) = made.iter().find(|row| row.class == class.name) {
+                    class.is_instance_default = row.is_default;
+                    class.host = row.host.clone().unwrap_or_default();
+                }
             }
         }
         Err(crate::clusters::NodeError::Store(error)) => return Err(error),
@@ -109,12 +118,10 @@ pub(crate) fn shares(classes: Vec<StorageClass>) -> Vec<Share> {
     shares.into_iter().map(share).collect()
 }
 
-/// What the last check says of the share of a class; nothing where it is none or was not checked. `hosts` are those that the
-/// cluster has now. A pure function.
-fn proof(check: &CheckRow, hosts: &[String], class: &pb::StorageClass) -> Option<pb::ShareProof> {
+/// What a check of a share says; nothing where nobody tried. `hosts` are those that the cluster has now. A pure function.
+fn proof(check: &CheckRow, hosts: &[String]) -> Option<pb::ShareProof> {
     let mut nodes: Vec<pb::NodeProof> = Vec::new();
-    let of_class = |row: &&ProofRow| (&row.server, &row.path) == (&class.server, &class.share);
-    for row in check.proofs.iter().filter(of_class) {
+    for row in &check.proofs {
         let step = pb::ProofStep {
             step: row.step.as_str().to_owned(),
             reason: row.reason.clone(),
@@ -161,7 +168,7 @@ fn told(class: StorageClass) -> pb::StorageClass {
         server: parameters.remove("server").unwrap_or_default(),
         share: parameters.remove("share").unwrap_or_default(),
         provisioner: class.provisioner,
-        proof: None,
+        ..pb::StorageClass::default()
     }
 }
 

@@ -14,6 +14,7 @@ mod open;
 pub(crate) mod operations;
 pub(crate) mod proofs;
 mod retention;
+pub(crate) mod shared_storage;
 mod tokens;
 mod users;
 pub(crate) mod workers;

@@ -8,6 +8,7 @@ mod bench;
 pub(crate) mod check_storage;
 pub(crate) mod choice;
 pub mod drain_node;
+mod exports;
 pub(crate) mod forget_cluster;
 mod gather;
 mod host_text;
@@ -18,6 +19,8 @@ pub(crate) mod node_target;
 mod record;
 mod release;
 pub(crate) mod remove_host;
+pub(crate) mod remove_storage;
+pub(crate) mod setup_nfs;
 mod stale;
 pub mod uninstall_k3s;
 
@@ -43,6 +46,8 @@ use self::drain_node::DrainNode;
 use self::gather::Gathered;
 use self::install_control_plane::InstallControlPlane;
 use self::join_worker::JoinWorker;
+use self::remove_storage::RemoveStorage;
+use self::setup_nfs::SetupNfs;
 use self::uninstall_k3s::UninstallK3s;
 
 /// What workflows work with.
@@ -66,7 +71,7 @@ pub struct Context {
 pub fn kinds(context: &Context) -> Kinds {
     let (install, adopt) = (context.clone(), context.clone());
     let (join, drain, uninstall) = (context.clone(), context.clone(), context.clone());
-    let check = context.clone();
+    let (check, setup, remove) = (context.clone(), context.clone(), context.clone());
     Kinds::default()
         .with(install_control_plane::KIND, move |request| {
             Ok(InstallControlPlane::new(
@@ -101,6 +106,15 @@ pub fn kinds(context: &Context) -> Kinds {
         .with(check_storage::KIND, move |request| {
             Ok(CheckStorage::new(
                 check.clone(),
+                serde_json::from_str(request)?,
+            ))
+        })
+        .with(setup_nfs::KIND, move |request| {
+            Ok(SetupNfs::new(setup.clone(), serde_json::from_str(request)?))
+        })
+        .with(remove_storage::KIND, move |request| {
+            Ok(RemoveStorage::new(
+                remove.clone(),
                 serde_json::from_str(request)?,
             ))
         })
@@ -210,6 +224,9 @@ pub enum Error {
     /// The request can't be carried out as things stand.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// An agent says why it can't be carried out.
+    #[error("{}", .0.message)]
+    Report(Box<pb::ErrorReport>),
     /// The API of the cluster can't be asked, or knows no such node.
     #[error(transparent)]
     Node(#[from] NodeError),

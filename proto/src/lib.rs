@@ -1,12 +1,13 @@
 //! The wire contract of the fleet.
 //!
 //! [`pb`] is generated from `proto/canasta/fleet/v1/*.proto` by `./dev generate` and checked in. What crosses a
-//! boundary is checked once, where it enters: [`name`], [`version`], [`address`] and [`local_path`] turn text into types that can't
+//! boundary is checked once, where it enters: [`name`], [`version`], [`address`], [`share`] and [`local_path`] turn text into types that can't
 //! hold anything else. Agent, controller and CLI meet in this crate and nowhere else.
 
 pub mod address;
 pub mod architecture;
 pub mod artefact;
+pub mod directories;
 pub mod local_path;
 pub mod name;
 #[cfg(feature = "package")]

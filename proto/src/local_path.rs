@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use crate::directories;
+
 /// The longest path, in bytes, as the kernel takes it.
 const MAX_LENGTH: usize = 4096;
 
@@ -15,48 +17,9 @@ pub const MOST: usize = 64;
 /// What names of volumes begin with.
 pub const VOLUME_PREFIX: &str = "pvc-";
 
-/// Directories that are the system's with all that is below them.
-const SYSTEM_TREES: [&str; 20] = [
-    "/bin",
-    "/boot",
-    "/dev",
-    "/etc",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-    "/proc",
-    "/run",
-    "/sbin",
-    "/sys",
-    "/usr",
-    "/var/cache",
-    "/var/lib/apt",
-    "/var/lib/dpkg",
-    "/var/lib/rpm",
-    "/var/lib/systemd",
-    "/var/lock",
-    "/var/run",
-];
-
-/// Directories that are k3s's own with all that is below them: what lies there is no volume of the provisioner's.
-const K3S_TREES: [&str; 7] = [
-    "/var/lib/cni",
-    "/var/lib/kubelet",
-    "/var/lib/rancher/k3s/agent",
-    "/var/lib/rancher/k3s/data",
-    "/var/lib/rancher/k3s/server",
-    "/var/log/containers",
-    "/var/log/pods",
-];
-
 /// Directories whose entries are k3s's own. Beside those somebody may have one for volumes, as k3s itself has `storage`: it goes
 /// with the rest, so it has to be looked into.
 const K3S_PLACES: [&str; 2] = ["/var/lib/rancher", "/var/lib/rancher/k3s"];
-
-/// Where programs keep their state, and how the directories of this project's own programs begin there.
-const STATE: &str = "/var/lib/";
-const OWN: &str = "canasta-";
 
 /// Directories whose entries are the system's, and below which anybody may have one of his own.
 const SYSTEM_PLACES: [&str; 10] = [
@@ -143,16 +106,10 @@ impl std::str::FromStr for LocalPath {
         if parts.any(|part| matches!(part, "" | "." | "..")) {
             return Err(LocalPathError::NotPlain);
         }
-        let is_in = |tree: &str| {
-            let below = text.strip_prefix(tree);
-            below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        let state = text.strip_prefix(STATE);
-        let is_own = state.is_some_and(|below| below.starts_with(OWN));
-        if is_own || SYSTEM_PLACES.contains(&text) || SYSTEM_TREES.iter().any(|tree| is_in(tree)) {
+        if SYSTEM_PLACES.contains(&text) || directories::of_the_system(text).is_some() {
             return Err(LocalPathError::System);
         }
-        if K3S_PLACES.contains(&text) || K3S_TREES.iter().any(|tree| is_in(tree)) {
+        if K3S_PLACES.contains(&text) || directories::of_k3s(text).is_some() {
             return Err(LocalPathError::K3s);
         }
         Ok(Self(text.to_owned()))
@@ -192,7 +149,7 @@ mod tests {
             assert_eq!(parsed.as_ref().map(LocalPath::as_str), Ok(good));
         }
         let long = format!("/{}", "a".repeat(MAX_LENGTH));
-        let own = format!("{STATE}{OWN}agent/owned");
+        let own = format!("{}{}agent/owned", directories::STATE, directories::OWN);
         for (bad, rule) in [
             ("", LocalPathError::NoPath),
             ("srv/v", LocalPathError::NoPath),

@@ -140,6 +140,13 @@ name_type!(
     &['-', '_', '.'],
     "lower case letters, digits, '-', '_' and '.'"
 );
+name_type!(
+    /// The name of a storage class.
+    ClassName,
+    "name of a storage class",
+    &['-', '.'],
+    "lower case letters, digits, '-' and '.'"
+);
 
 #[cfg(test)]
 mod tests {

@@ -35,5 +35,7 @@ mod roles;
 mod shares;
 #[path = "fleet/ssh.rs"]
 mod ssh;
+#[path = "fleet/storage.rs"]
+mod storage;
 #[path = "fleet/volumes.rs"]
 mod volumes;

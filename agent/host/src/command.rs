@@ -119,16 +119,43 @@ where
         .into_iter()
         .map(|arg| arg.as_ref().to_owned())
         .collect();
-    let shown = || {
-        args.iter()
-            .map(|arg| arg.to_string_lossy().into_owned())
-            .collect::<Vec<_>>()
-    };
+    let ended = run_to_end(program, &args, &[], input, limit, cap).await?;
+    if ended.status.success() {
+        return Ok(ended.output);
+    }
+    Err(Error::Failed {
+        program: program.to_owned(),
+        args: shown(&args),
+        status: ended.status,
+        stderr_tail: tail_text(&ended.output.stderr),
+    })
+}
+
+/// A program that ran to its end, well or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it wrote.
+    pub output: Output,
+}
+
+/// As [`run_with_input`], with more in the environment than `PATH` and `LANG`; to end other than well is no error here, for
+/// programs that tell on stdout what went wrong.
+pub async fn run_to_end(
+    program: &str,
+    args: &[OsString],
+    environment: &[(String, String)],
+    input: &[u8],
+    limit: Duration,
+    cap: usize,
+) -> Result<Ended, Error> {
     let mut child = Command::new(program)
-        .args(&args)
+        .args(args)
         .env_clear()
         .env("PATH", PATH)
         .env("LANG", "C")
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(if input.is_empty() {
             Stdio::null()
         } else {
@@ -152,13 +179,12 @@ where
         child.wait().await
     };
     let ended = tokio::time::timeout(limit, work).await;
-    let tail = || tail_text(&stderr.kept);
     match ended {
         Err(_) => Err(Error::TimedOut {
             program: program.to_owned(),
-            args: shown(),
+            args: shown(args),
             limit,
-            stderr_tail: tail(),
+            stderr_tail: tail_text(&stderr.kept),
         }),
         Ok(Err(source)) => Err(Error::Output {
             program: program.to_owned(),
@@ -166,21 +192,20 @@ where
         }),
         Ok(Ok(status)) => {
             group.ended();
-            if !status.success() {
-                return Err(Error::Failed {
-                    program: program.to_owned(),
-                    args: shown(),
-                    status,
-                    stderr_tail: tail(),
-                });
-            }
-            Ok(Output {
+            let output = Output {
                 stdout: stdout.kept,
                 stderr: stderr.kept,
                 truncated: stdout.cut,
-            })
+            };
+            Ok(Ended { status, output })
         }
     }
+}
+
+fn shown(args: &[OsString]) -> Vec<String> {
+    args.iter()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Writes the input and closes it. A program that ends before it has read all says so by how it ends.

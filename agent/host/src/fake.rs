@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{Host, Root};
 
+mod ganesha;
 mod glob;
 mod journal;
 mod machine;
 pub mod needs;
 mod network;
 mod nfs;
+mod outside;
 mod process;
 mod removal;
 mod sockets;
@@ -23,10 +25,12 @@ mod systemd;
 #[cfg(test)]
 mod tests;
 
+pub use ganesha::FakeGanesha;
 pub use journal::FakeJournal;
 pub use machine::{FakeMachine, MachineState};
 pub use network::{FakeNetwork, NetworkState};
 pub use nfs::FakeProver;
+pub use outside::FakeOutside;
 pub use process::{FakeProcesses, Printed};
 pub use removal::FakeRemoval;
 pub use sockets::{FakeSockets, Offer, Wire};
@@ -53,6 +57,10 @@ pub struct FakeHost {
     pub removal: Arc<FakeRemoval>,
     /// Proves shares from it.
     pub nfs: Arc<FakeProver>,
+    /// Runs its programs.
+    pub outside: Arc<FakeOutside>,
+    /// Its NFS server that is a program.
+    pub ganesha: Arc<FakeGanesha>,
     directory: PathBuf,
     /// Removes the directory at the end, where this host made it.
     temporary: Option<tempfile::TempDir>,
@@ -82,8 +90,11 @@ impl FakeHost {
             .and_then(|()| machine.identify(&root))
             .expect("the directory can be written to");
         let network = Arc::<FakeNetwork>::default();
+        let systemd = FakeSystemd::new(root.clone());
         Self {
-            systemd: Arc::new(FakeSystemd::new(root.clone())),
+            ganesha: Arc::new(FakeGanesha::new(root.clone(), systemd.clone())),
+            outside: Arc::new(FakeOutside::new(root.clone())),
+            systemd: Arc::new(systemd),
             journal: Arc::new(FakeJournal::default()),
             machine: Arc::new(machine),
             sockets: Arc::new(FakeSockets::new(Arc::clone(&network))),
@@ -109,6 +120,8 @@ impl FakeHost {
             processes: self.processes.clone(),
             removal: self.removal.clone(),
             nfs: self.nfs.clone(),
+            outside: self.outside.clone(),
+            ganesha: self.ganesha.clone(),
         }
     }
 

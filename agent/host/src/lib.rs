@@ -2,8 +2,9 @@
 //!
 //! The agent reaches files, processes, systemd, the journal, links and mounts through a [`Host`] and through nothing else. Files
 //! stand below a [`Root`]; everything that isn't a file is behind a narrow trait: [`Systemd`], [`Journal`], [`Machine`],
-//! [`Network`], [`Sockets`], [`Processes`], [`Removal`], [`nfs::Prover`]. [`Host::real`] is the machine that the program runs on. With the feature `fake`, `fake::FakeHost` is a machine
-//! made of a directory and of settable facts, on which the whole agent runs inside a test.
+//! [`Network`], [`Sockets`], [`Processes`], [`Removal`], [`nfs::Prover`], [`Outside`], [`Ganesha`]. [`Host::real`] is the machine
+//! that the program runs on. With the feature `fake`, `fake::FakeHost` is a machine made of a directory and of settable facts, on
+//! which the whole agent runs inside a test.
 //!
 //! Parsers are pure functions beside the code that reads their input. Nothing here knows k3s, fleets or the wire.
 
@@ -11,12 +12,14 @@ pub mod command;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod files;
+pub mod ganesha;
 pub mod journal;
 pub mod links;
 pub mod machine;
 pub mod mounts;
 pub mod network;
 pub mod nfs;
+pub mod outside;
 pub mod packet;
 pub mod presence;
 pub mod process;
@@ -28,9 +31,11 @@ pub mod systemd;
 use std::sync::Arc;
 
 pub use files::{Change, FileError, Root, hex, staging::Staging};
+pub use ganesha::Ganesha;
 pub use journal::Journal;
 pub use machine::Machine;
 pub use network::Network;
+pub use outside::Outside;
 pub use process::Processes;
 pub use removal::Removal;
 pub use sockets::Sockets;
@@ -57,6 +62,10 @@ pub struct Host {
     pub removal: Arc<dyn Removal>,
     /// Proofs that shares of NFS servers can be used.
     pub nfs: Arc<dyn nfs::Prover>,
+    /// Programs of the system, and directories as PID 1 sees them.
+    pub outside: Arc<dyn Outside>,
+    /// The NFS server that is a program.
+    pub ganesha: Arc<dyn Ganesha>,
 }
 
 impl Host {
@@ -68,6 +77,8 @@ impl Host {
         Self {
             removal: Arc::new(removal::unit::InUnit::new(root.clone(), systemd.clone())),
             nfs: Arc::new(nfs::unit::InUnit::new(root.clone(), systemd.clone())),
+            outside: Arc::new(outside::unit::InUnit::new(root.clone(), systemd.clone())),
+            ganesha: Arc::new(ganesha::bus::BusGanesha::new(bus.clone())),
             processes: Arc::new(process::Proc::new(root.clone())),
             systemd: Arc::new(systemd),
             journal: Arc::new(journal::Journalctl),

@@ -82,6 +82,9 @@ pub(super) fn task(core: &Core, request: pb::StartTaskRequest) -> Result<(TaskId
         Some(Verb::K3sAdopt(_)) => {}
         Some(Verb::K3sUninstall(task)) => uninstall(task)?,
         Some(Verb::MountProof(task)) => storage::proof(task)?,
+        Some(Verb::NfsInstall(task)) => storage::install(*task)?,
+        Some(Verb::ExportEnsure(task)) => storage::ensure(task)?,
+        Some(Verb::ExportRemove(task)) => storage::remove(task)?,
         None => {
             return Err(broken(
                 "spec.verb",

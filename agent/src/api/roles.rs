@@ -75,6 +75,14 @@ pub(super) const TABLE: &[(&str, Least)] = &[
         "/canasta.fleet.v1.AgentService/InspectUninstall",
         Least::Controller,
     ),
+    (
+        "/canasta.fleet.v1.AgentService/ListExports",
+        Least::Controller,
+    ),
+    (
+        "/canasta.fleet.v1.AgentService/InspectExport",
+        Least::Controller,
+    ),
     // The agent's certificate.
     (
         "/canasta.fleet.v1.AgentService/CreateCsr",

@@ -3,6 +3,7 @@
 mod api;
 mod artefacts;
 mod controller;
+mod exports;
 mod fixture;
 mod identity;
 mod join;

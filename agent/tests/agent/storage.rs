@@ -11,13 +11,13 @@ use tonic::transport::Channel;
 
 use crate::fixture::{fault, joined};
 
-const SHARE: &str = "/srv/nfs/canasta";
+pub(crate) const SHARE: &str = "/srv/nfs/canasta";
 
-type Client = AgentServiceClient<Channel>;
-type Ended = Result<(pb::StepOutcome, String), pb::ErrorReport>;
+pub(crate) type Client = AgentServiceClient<Channel>;
+pub(crate) type Ended = Result<(pb::StepOutcome, String), pb::ErrorReport>;
 
 /// Does a verb to its end.
-async fn done(client: &mut Client, verb: Verb) -> Ended {
+pub(crate) async fn done(client: &mut Client, verb: Verb) -> Ended {
     let task_id = uuid::Uuid::now_v7().to_string();
     let request = pb::StartTaskRequest {
         task_id: task_id.clone(),

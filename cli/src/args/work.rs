@@ -117,30 +117,6 @@ pub(crate) enum NodeCommand {
     },
 }
 
-/// `canasta storage …`
-#[derive(Debug, Subcommand)]
-pub(crate) enum StorageCommand {
-    /// List the storage classes of all clusters, or of one, and the access modes that volumes of each can have.
-    #[command(after_help = "Example: canasta storage list --cluster cp1")]
-    List {
-        /// Only those of this cluster.
-        #[arg(long, value_name = "NAME")]
-        cluster: Option<String>,
-    },
-    /// Prove from every host of a cluster that the NFS shares behind its storage classes can be used.
-    #[command(
-        after_help = "Example: canasta storage check --cluster cp1\n\nEvery host writes a file and changes its owner, reads the file of another one, and removes its own. Exit code 1 when a host can't.\nCtrl-C leaves the command (exit code 130); the operation goes on."
-    )]
-    Check {
-        /// The cluster; by default the only one.
-        #[arg(long, value_name = "NAME")]
-        cluster: Option<String>,
-        /// Start it and return at once.
-        #[arg(long)]
-        detach: bool,
-    },
-}
-
 /// `canasta kubeconfig …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum KubeconfigCommand {

@@ -31,9 +31,13 @@ struct Class {
     /// Null when nobody knows.
     access_modes: Option<Vec<&'static str>>,
     default: bool,
+    /// Whether instances of the cluster get it.
+    instance_default: bool,
     reclaim_policy: String,
     server: Option<String>,
     share: Option<String>,
+    /// The host of the fleet that exports the share.
+    host: Option<String>,
     /// Null where it was never proved that the share can be used.
     proof: Option<Proof>,
 }
@@ -94,6 +98,8 @@ impl From<pb::StorageClass> for Class {
             name: class.name,
             provisioner: class.provisioner,
             default: class.is_default,
+            instance_default: class.is_instance_default,
+            host: known(class.host),
             reclaim_policy: class.reclaim_policy,
             server: known(class.server),
             share: known(class.share),
@@ -183,6 +189,16 @@ impl Class {
         }
     }
 
+    /// Who gets it without naming it.
+    fn default_word(&self) -> &'static str {
+        match (self.default, self.instance_default) {
+            (true, true) => "claims, instances",
+            (true, false) => "claims",
+            (false, true) => "instances",
+            (false, false) => "-",
+        }
+    }
+
     fn modes(&self) -> String {
         let modes = self.access_modes.as_deref().unwrap_or(&["unknown"]);
         modes.join(", ")
@@ -243,7 +259,7 @@ impl StorageList {
                 "CLUSTER",
                 "CLASS",
                 "PROVISIONER",
-                "DEFAULT",
+                "DEFAULT FOR",
                 "SHARED BY NODES",
                 "ACCESS MODES",
                 "RECLAIM",
@@ -263,12 +279,11 @@ impl StorageList {
 impl Listed {
     fn rows(&self) -> Vec<[String; 10]> {
         let row = |class: &Class| {
-            let yes = |value| if value { "yes" } else { "no" };
             [
                 self.cluster.clone(),
                 class.name.clone(),
                 class.provisioner.clone(),
-                yes(class.default).to_owned(),
+                class.default_word().to_owned(),
                 class.shared_word().to_owned(),
                 class.modes(),
                 class.reclaim_policy.clone(),

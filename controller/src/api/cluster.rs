@@ -185,6 +185,7 @@ impl From<workflows::Error> for Fault {
                     .caused_by(refusal.points)
             }
             Error::Field { field, rule } => invalid(field, "INVALID_FIELD", rule),
+            Error::Report(report) => Fault::from_report(Code::FailedPrecondition, &report),
             Error::Node(error) => error.into(),
             Error::Fleet(error) => error.into(),
             Error::Operations(error) => error.into(),

@@ -100,6 +100,11 @@ pub const TABLE: &[Rule] = &[
         "/canasta.fleet.v1.StorageService/CheckStorage",
         Role::Operator,
     ),
+    Rule::changes("/canasta.fleet.v1.StorageService/SetupNfs", Role::Operator),
+    Rule::changes(
+        "/canasta.fleet.v1.StorageService/RemoveStorage",
+        Role::Operator,
+    ),
     // People.
     Rule::reads("/canasta.fleet.v1.UserService/WhoAmI", Role::Viewer),
     Rule::changes(

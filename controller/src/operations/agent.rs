@@ -23,6 +23,8 @@ pub(crate) type Client = AgentServiceClient<Channel>;
 
 /// The reason that an agent gives while it stops; it is back in a moment.
 const STOPPING: &str = "AGENT_STOPPING";
+/// The reason that an agent gives while it does another task, which is the subject.
+const BUSY: &str = "TASK_RUNNING";
 /// How many earlier attempts are looked for; each follows what the one before it left.
 const LOOK_BACK: usize = 5;
 /// How often a task is started that the agent's own restarts cut off.
@@ -217,7 +219,13 @@ impl AgentTask {
                     spec: Some(spec.clone()),
                 };
                 if let Err(status) = answered(client.start_task(request)).await {
-                    self.cut_or_error(status, &mut failing, reporter).await?;
+                    match self.await_turn(&mut client, &status, reporter).await {
+                        Some(Ok(())) => failing = None,
+                        Some(Err(status)) => {
+                            self.cut_or_error(status, &mut failing, reporter).await?;
+                        }
+                        None => self.cut_or_error(status, &mut failing, reporter).await?,
+                    }
                     continue;
                 }
                 started = true;
@@ -247,6 +255,36 @@ impl AgentTask {
                 Err(status) => self.cut_or_error(status, &mut failing, reporter).await?,
             }
         }
+    }
+
+    /// Waits for the end of the task that an agent refused another one for; nothing where it refused for something else. Locks of
+    /// operations keep most of them apart, and what only asks something of a host goes without.
+    async fn await_turn(
+        &self,
+        client: &mut Client,
+        refusal: &Status,
+        reporter: &Reporter,
+    ) -> Option<Result<(), Status>> {
+        let fault = Fault::from_status(refusal);
+        if fault.reason != BUSY {
+            return None;
+        }
+        reporter
+            .message(format!(
+                "waiting for the agent on {} to end another task",
+                self.host
+            ))
+            .await;
+        let request = pb::WatchTaskRequest {
+            task_id: fault.subject,
+            after_seq: 0,
+        };
+        let ended = async {
+            let mut events = answered(client.watch_task(request)).await?.into_inner();
+            while events.message().await?.is_some() {}
+            Ok(())
+        };
+        Some(ended.await)
     }
 
     /// Pauses after a call that broke off. Gives up when calls have broken off for as long as an agent is waited for:

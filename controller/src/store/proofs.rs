@@ -62,16 +62,18 @@ impl ProofRow {
     }
 }
 
-/// The last check of a cluster that came to its end.
+/// The last check of a share that came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CheckRow {
+    pub(crate) server: String,
+    pub(crate) path: String,
     /// Milliseconds since 1970.
     pub(crate) checked_at: i64,
     /// The operation that made it.
     pub(crate) operation: String,
     /// Nodes that were no hosts of the fleet then.
     pub(crate) unproved: Vec<String>,
-    /// By share, host and step.
+    /// By host and step.
     pub(crate) proofs: Vec<ProofRow>,
 }
 
@@ -157,20 +159,26 @@ impl Store {
         .map_err(self.failed())
     }
 
-    /// A check came to its end: it counts from now on, and what others came to is forgotten, but for files that they left.
+    /// A check of a share came to its end: it counts from now on, and what others came to there is forgotten, but for files that
+    /// they left.
     pub(crate) async fn settle_check(
         &self,
         cluster: &str,
         operation: &str,
+        (server, path): (&str, &str),
         unproved: &[String],
     ) -> Result<(), Error> {
         let mut transaction = self.begin().await?;
         sqlx::query(
-            "INSERT INTO storage_checks (cluster, operation_id, checked_at, unproved) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (cluster) DO UPDATE SET operation_id = excluded.operation_id, checked_at = excluded.checked_at,
-             unproved = excluded.unproved WHERE storage_checks.operation_id <> excluded.operation_id",
+            "INSERT INTO share_checks (cluster, server, path, operation_id, checked_at, unproved)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (cluster, server, path) DO UPDATE SET operation_id = excluded.operation_id,
+             checked_at = excluded.checked_at, unproved = excluded.unproved
+             WHERE share_checks.operation_id <> excluded.operation_id",
         )
         .bind(cluster)
+        .bind(server)
+        .bind(path)
         .bind(operation)
         .bind(stamp::now_millis())
         .bind(list(unproved))
@@ -178,40 +186,52 @@ impl Store {
         .await
         .map_err(self.failed())?;
         sqlx::query(
-            "DELETE FROM share_proofs AS old WHERE cluster = ?1 AND operation_id <> ?2
+            "DELETE FROM share_proofs AS old WHERE cluster = ?1 AND operation_id <> ?2 AND server = ?4 AND path = ?5
              AND (EXISTS (SELECT 1 FROM share_proofs AS removed WHERE removed.cluster = ?1
              AND removed.operation_id = old.operation_id AND removed.server = old.server AND removed.path = old.path
              AND removed.host = old.host AND removed.step = 'remove' AND removed.reason = '')
              OR operation_id NOT IN
-             (SELECT DISTINCT operation_id FROM share_proofs WHERE cluster = ?1 ORDER BY operation_id DESC LIMIT ?3))",
+             (SELECT DISTINCT operation_id FROM share_proofs WHERE cluster = ?1 AND server = ?4 AND path = ?5
+             ORDER BY operation_id DESC LIMIT ?3))",
         )
         .bind(cluster)
-            .bind(operation)
-            .bind(MOST_KEPT)
-            .execute(&mut *transaction)
-            .await
-            .map_err(self.failed())?;
+        .bind(operation)
+        .bind(MOST_KEPT)
+        .bind(server)
+        .bind(path)
+        .execute(&mut *transaction)
+        .await
+        .map_err(self.failed())?;
         transaction.commit().await.map_err(self.failed())?;
         Ok(())
     }
 
-    /// The check of a cluster that counts; none where there was none.
-    pub(crate) async fn last_check(&self, cluster: &str) -> Result<Option<CheckRow>, Error> {
-        let found = sqlx::query("SELECT * FROM storage_checks WHERE cluster = ?")
-            .bind(cluster)
-            .fetch_optional(self.pool())
-            .await
-            .map_err(self.failed())?;
-        let Some(row) = found else {
-            return Ok(None);
-        };
-        let operation: String = row.try_get("operation_id")?;
-        Ok(Some(CheckRow {
-            checked_at: row.try_get("checked_at")?,
-            unproved: read_list(&row, "unproved")?,
-            proofs: self.proofs(cluster, &operation).await?,
-            operation,
-        }))
+    /// The checks that count for the shares of a cluster.
+    pub(crate) async fn last_checks(&self, cluster: &str) -> Result<Vec<CheckRow>, Error> {
+        let found =
+            sqlx::query("SELECT * FROM share_checks WHERE cluster = ? ORDER BY server, path")
+                .bind(cluster)
+                .fetch_all(self.pool())
+                .await
+                .map_err(self.failed())?;
+        let mut checks = Vec::new();
+        for row in &found {
+            let operation: String = row.try_get("operation_id")?;
+            let mut check = CheckRow {
+                server: row.try_get("server")?,
+                path: row.try_get("path")?,
+                checked_at: row.try_get("checked_at")?,
+                unproved: read_list(row, "unproved")?,
+                proofs: self.proofs(cluster, &operation).await?,
+                operation,
+            };
+            let (server, path) = (&check.server, &check.path);
+            check
+                .proofs
+                .retain(|proof| (&proof.server, &proof.path) == (server, path));
+            checks.push(check);
+        }
+        Ok(checks)
     }
 }
 
@@ -295,20 +315,29 @@ mod tests {
             ProofRow::sample("w1", ProofStep::Write, "NFS_REFUSED"),
         )
         .await;
+        let share = ("10.0.0.5", "/srv/nfs");
         store
-            .settle_check("wiki", "op9", &unproved)
+            .settle_check("wiki", "op9", share, &unproved)
+            .await
+            .expect("settled");
+        let other = ("10.0.0.5", "/srv/other");
+        store
+            .settle_check("wiki", "op8", other, &[])
             .await
             .expect("settled");
         assert_eq!(left().await, ["op1"]);
         assert_eq!(store.proofs("wiki", "op2").await.expect("read"), []);
-        let check = store
-            .last_check("wiki")
-            .await
-            .expect("read")
-            .expect("there");
+        let checks = store.last_checks("wiki").await.expect("read");
+        let [check, another] = &checks[..] else {
+            panic!("{checks:?}");
+        };
         assert_eq!(
-            (check.operation.as_str(), check.unproved),
-            ("op9", unproved.to_vec())
+            (check.operation.as_str(), check.unproved.as_slice()),
+            ("op9", &unproved[..])
+        );
+        assert_eq!(
+            (another.operation.as_str(), another.path.as_str()),
+            ("op8", "/srv/other")
         );
         assert_eq!(
             check.proofs,

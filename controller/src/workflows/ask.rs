@@ -82,6 +82,33 @@ where
     }
 }
 
+/// Asks an agent once, for a plan that is made while somebody waits. `what` is what is asked for.
+///
+/// # Errors
+/// When it can't be reached, does not answer within `limit`, or refuses.
+pub(super) async fn once<T, A>(
+    context: &Context,
+    host: &HostName,
+    what: &'static str,
+    limit: Duration,
+    question: impl FnOnce(Client) -> A,
+) -> Result<T, Error>
+where
+    A: Future<Output = Result<Response<T>, Status>>,
+{
+    let client = context.fleet.agent(host).await?;
+    let late = |_elapsed| Err(Status::deadline_exceeded("it did not answer in time"));
+    let answer = tokio::time::timeout(limit, question(client)).await;
+    let answer = answer
+        .unwrap_or_else(late)
+        .map_err(|source| FleetError::Call {
+            host: host.clone(),
+            what,
+            source: Box::new(source),
+        })?;
+    Ok(answer.into_inner())
+}
+
 /// Whether the connection to an agent broke, or is not there again yet.
 fn is_broken(error: &FleetError) -> bool {
     match error {

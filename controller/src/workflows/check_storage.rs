@@ -16,6 +16,7 @@ use super::host_text::HostText;
 use super::launch::launch;
 use super::node_target::unknown_cluster;
 use super::{Context, Error, Refusal};
+use crate::clusters::ClusterApi;
 use crate::operations::locks::{Resource, Wanted};
 use crate::operations::{Operations, Workflow};
 use crate::storage::Share;
@@ -37,6 +38,33 @@ pub(crate) struct Planned {
     hosts: Vec<HostText>,
     /// Nodes that are no hosts of the fleet.
     unproved_nodes: Vec<String>,
+    /// What an operator types to have it done again.
+    #[serde(default = "unknown_command")]
+    command: String,
+}
+
+/// For an operation that an older controller stored.
+fn unknown_command() -> String {
+    "canasta storage check".to_owned()
+}
+
+impl Planned {
+    /// The proof of one share from every host of a cluster.
+    pub(super) fn of_share(
+        cluster: &str,
+        share: Share,
+        members: &Members,
+        command: String,
+    ) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            shares: vec![share],
+            unusable: Vec::new(),
+            hosts: members.hosts.clone(),
+            unproved_nodes: members.unproved_nodes.clone(),
+            command,
+        }
+    }
 }
 
 /// A check that was planned.
@@ -86,11 +114,49 @@ impl Workflow for CheckStorage {
     }
 
     fn steps(&self, operation: &str) -> Plan {
-        steps::steps(&self.context, &self.planned, operation)
+        proofs(Plan::new(), None, &self.context, &self.planned, operation)
     }
 }
 
-fn counted(count: usize, what: &str) -> String {
+pub(super) use self::steps::{VERDICT, add as proofs};
+
+/// Who can prove something in a cluster, and of which nodes nothing can be known.
+#[derive(Debug, Clone)]
+pub(super) struct Members {
+    /// Hosts of the fleet, by name.
+    pub(super) hosts: Vec<HostText>,
+    /// Nodes that are no hosts of the fleet, by name.
+    pub(super) unproved_nodes: Vec<String>,
+}
+
+impl Members {
+    /// Those of a cluster, by its API and the controller's own record.
+    pub(super) async fn of(context: &Context, api: &ClusterApi) -> Result<Self, Error> {
+        let rows = context.store.cluster_nodes().await?;
+        let rows: Vec<_> = rows
+            .into_iter()
+            .filter(|row| row.cluster == api.cluster)
+            .collect();
+        let nodes = api.nodes().await?;
+        let mut unproved_nodes: Vec<String> = nodes
+            .into_iter()
+            .filter_map(|node| node.metadata.name)
+            .filter(|name| !rows.iter().any(|row| &row.node_name == name))
+            .collect();
+        unproved_nodes.sort();
+        let hosts = rows.into_iter().map(|row| row.host.try_into());
+        let mut hosts: Vec<HostText> = hosts
+            .collect::<Result<_, _>>()
+            .map_err(|_| store::Error::damaged("the name of a host"))?;
+        hosts.sort_by_key(ToString::to_string);
+        Ok(Self {
+            hosts,
+            unproved_nodes,
+        })
+    }
+}
+
+pub(super) fn counted(count: usize, what: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {what}{plural}")
 }
@@ -109,23 +175,11 @@ pub(crate) async fn check(
     let api = context.clusters.api_of(&cluster).await?;
     let shares = crate::storage::shares(api.storage_classes().await?);
     let (shares, unusable) = usable(&cluster, shares)?;
-    let rows = context.store.cluster_nodes().await?;
-    let rows: Vec<_> = rows
-        .into_iter()
-        .filter(|row| row.cluster == cluster)
-        .collect();
-    let nodes = api.nodes().await?;
-    let mut unproved_nodes: Vec<String> = nodes
-        .into_iter()
-        .filter_map(|node| node.metadata.name)
-        .filter(|name| !rows.iter().any(|row| &row.node_name == name))
-        .collect();
-    unproved_nodes.sort();
-    let hosts = rows.into_iter().map(|row| row.host.try_into());
-    let mut hosts: Vec<HostText> = hosts
-        .collect::<Result<_, _>>()
-        .map_err(|_| store::Error::damaged("the name of a host"))?;
-    hosts.sort_by_key(ToString::to_string);
+    let members = Members::of(context, &api).await?;
+    let Members {
+        hosts,
+        unproved_nodes,
+    } = &members;
     let mut response = pb::CheckStorageResponse {
         cluster: cluster.clone(),
         hosts: hosts.iter().map(ToString::to_string).collect(),
@@ -134,11 +188,12 @@ pub(crate) async fn check(
         operation_id: String::new(),
     };
     let planned = Planned {
+        command: format!("canasta storage check --cluster {cluster}"),
         cluster,
         shares,
         unusable,
-        hosts,
-        unproved_nodes,
+        hosts: members.hosts,
+        unproved_nodes: members.unproved_nodes,
     };
     let workflow = CheckStorage::new(context.clone(), planned);
     let held = operations.hold(&workflow.locks(), KIND, started_by)?;
@@ -147,7 +202,7 @@ pub(crate) async fn check(
 }
 
 /// The cluster that is meant: the one that is named, or the only one.
-async fn cluster(context: &Context, named: &str) -> Result<String, Error> {
+pub(super) async fn cluster(context: &Context, named: &str) -> Result<String, Error> {
     let known = context.store.clusters().await?;
     let names: Vec<String> = known.into_iter().map(|cluster| cluster.name).collect();
     if named.is_empty() {

@@ -12,6 +12,7 @@ use crate::operations::Operations;
 use crate::operations::locks::Wanted;
 use crate::store::clusters::NodeRow;
 use crate::store::debts::{DebtKind, NewDebt};
+use crate::store::shared_storage::SharedRow;
 
 /// How long the cluster is waited for; what it is owed after that is paid when it answers.
 const PAY: Duration = Duration::from_secs(3);
@@ -41,6 +42,9 @@ pub(crate) async fn remove(
     let host = context.fleet.host(name).await?.name;
     let _held = operations.hold(&Wanted::change_of(&host), "remove-host", started_by)?;
     let node = context.store.cluster_node(host.as_str()).await?;
+    if !gone {
+        serves_nothing(context, &host).await?;
+    }
     let mut removed = Removed {
         host,
         cluster: String::new(),
@@ -56,6 +60,25 @@ pub(crate) async fn remove(
     }
     tracing::info!(%host, "removed a host");
     Ok(removed)
+}
+
+/// Refuses a host on which volumes of a storage class lie.
+async fn serves_nothing(context: &Context, host: &HostName) -> Result<(), Error> {
+    let rows = context.store.shared_storage().await?;
+    let served = |row: &&SharedRow| row.host.as_deref() == Some(host.as_str());
+    let Some(row) = rows.iter().find(served) else {
+        return Ok(());
+    };
+    let (path, class, cluster) = (&row.path, &row.class, &row.cluster);
+    Err(Refusal::new(
+        "SERVES_STORAGE",
+        format!("host '{host}' exports {path} for storage class '{class}' of cluster '{cluster}'"),
+        format!(
+            "end that first: canasta storage remove nfs --host {host} --share {path}; when the machine is gone for good: canasta host remove {host} --force"
+        ),
+    )
+    .about(host)
+    .into())
 }
 
 /// Takes a worker that is gone out of its cluster; true when its Node could not be deleted yet.

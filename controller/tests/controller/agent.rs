@@ -345,4 +345,18 @@ impl AgentService for Api {
     ) -> Result<Response<pb::InspectUninstallResponse>, Status> {
         Err(Status::unimplemented("not here"))
     }
+
+    async fn list_exports(
+        &self,
+        _: Request<pb::ListExportsRequest>,
+    ) -> Result<Response<pb::ListExportsResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn inspect_export(
+        &self,
+        _: Request<pb::InspectExportRequest>,
+    ) -> Result<Response<pb::InspectExportResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
 }

@@ -146,7 +146,6 @@ const PLACES: &[Place] = &[
             "controller/src/workflows/ask.rs",
             "controller/src/workflows/gather.rs",
             "controller/src/workflows/join_worker/probes.rs",
-            "controller/src/workflows/uninstall_k3s/known.rs",
         ],
         reason: "tonic types stay in the api and where an agent is asked",
     },
@@ -174,6 +173,7 @@ const PATHS: &[&str] = &[
     // Host has no paths of its own but these, where its transient units find what they are to do.
     "agent/host/src/removal/unit.rs",
     "agent/host/src/nfs/unit.rs",
+    "agent/host/src/outside/unit.rs",
     "agent/src/paths.rs",
     "agent/src/k3s/paths.rs",
     "controller/src/paths.rs",

@@ -185,6 +185,39 @@ impl K3sOrigin {
         }
     }
 }
+/// The program that serves NFS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum NfsBackend {
+    /// Not set; in a task: the one that serves already, else that of the kernel where it can be had, else nfs-ganesha.
+    Unspecified = 0,
+    /// The server of the kernel.
+    Kernel = 1,
+    /// nfs-ganesha, a program.
+    Ganesha = 2,
+}
+impl NfsBackend {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "NFS_BACKEND_UNSPECIFIED",
+            Self::Kernel => "NFS_BACKEND_KERNEL",
+            Self::Ganesha => "NFS_BACKEND_GANESHA",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "NFS_BACKEND_UNSPECIFIED" => Some(Self::Unspecified),
+            "NFS_BACKEND_KERNEL" => Some(Self::Kernel),
+            "NFS_BACKEND_GANESHA" => Some(Self::Ganesha),
+            _ => None,
+        }
+    }
+}
 /// An error as an operator reads it, with what a program needs to tell it apart.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ErrorReport {
@@ -508,7 +541,7 @@ pub struct K3sSpec {
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TaskSpec {
     /// One verb of the closed set.
-    #[prost(oneof = "task_spec::Verb", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "task_spec::Verb", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub verb: ::core::option::Option<task_spec::Verb>,
 }
 /// Nested message and enum types in `TaskSpec`.
@@ -528,7 +561,45 @@ pub mod task_spec {
         /// Proving that a share can be used from this node.
         #[prost(message, tag = "4")]
         MountProof(super::MountProofTask),
+        /// Installing the packages of an NFS server.
+        #[prost(message, tag = "5")]
+        NfsInstall(super::NfsInstallTask),
+        /// Exporting a directory over NFS.
+        #[prost(message, tag = "6")]
+        ExportEnsure(super::ExportEnsureTask),
+        /// Ending an export. The data stays.
+        #[prost(message, tag = "7")]
+        ExportRemove(super::ExportRemoveTask),
     }
+}
+/// Installing the packages of an NFS server, by the package manager of the distribution. What would open other ports than TCP 2049 is
+/// kept from starting first. Nothing is done where they are installed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NfsInstallTask {
+    /// Which.
+    #[prost(enumeration = "NfsBackend", tag = "1")]
+    pub backend: i32,
+}
+/// Exporting a directory over NFS 4, to these clients and nobody else, with root of the clients as root. The directory is made where
+/// it is missing and never changed where it has content.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportEnsureTask {
+    /// By which server.
+    #[prost(enumeration = "NfsBackend", tag = "1")]
+    pub backend: i32,
+    /// The directory, and its path for clients: absolute, normalised, letters, digits, `.`, `_`, `-` and `/`, at most 255 bytes.
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    /// IP addresses and networks, 1 to 1024: all of them, so that one that is left out loses the share.
+    #[prost(string, repeated, tag = "3")]
+    pub clients: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Ending an export that this agent made. The data stays. After the last one the server is stopped, if this agent started it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportRemoveTask {
+    /// The directory.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
 }
 /// Proving that a share can be used from this node, by a client of NFS 4.1 in a process of its own, which is killed after 150 seconds.
 /// Fails with reason NFS_PORT_BLOCKED, NFS_REFUSED, NFS_UNREACHABLE, NFS_NAME_UNKNOWN, NFS_WRONG_FAMILY, NFS_NOT_A_CLIENT_OR_NO_SHARE,
@@ -548,6 +619,114 @@ pub struct MountProofTask {
     /// Names the file and is its content: 8 to 64 characters of a-z, 0-9.
     #[prost(string, tag = "4")]
     pub nonce: ::prost::alloc::string::String,
+}
+/// Exports are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListExportsRequest {}
+/// What this node exports.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListExportsResponse {
+    /// When the agent looked, by the node's clock.
+    #[prost(message, optional, tag = "1")]
+    pub observed_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Both servers, that of the kernel first.
+    #[prost(message, repeated, tag = "2")]
+    pub backends: ::prost::alloc::vec::Vec<NfsBackendState>,
+    /// Which one a task would take that leaves the choice open; unset where none can be had.
+    #[prost(enumeration = "NfsBackend", tag = "3")]
+    pub chosen: i32,
+    /// What this agent exports.
+    #[prost(message, repeated, tag = "4")]
+    pub exports: ::prost::alloc::vec::Vec<NfsExport>,
+    /// What others export, by their files.
+    #[prost(message, repeated, tag = "5")]
+    pub foreign: ::prost::alloc::vec::Vec<ForeignExport>,
+    /// What else listens on TCP 2049; empty where nothing does.
+    #[prost(string, tag = "6")]
+    pub port_taken_by: ::prost::alloc::string::String,
+    /// Parts that could not be looked at, with the reason.
+    #[prost(string, repeated, tag = "7")]
+    pub unknown: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// An export is planned.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InspectExportRequest {
+    /// As in ExportEnsureTask.
+    #[prost(enumeration = "NfsBackend", tag = "1")]
+    pub backend: i32,
+    /// As in ExportEnsureTask.
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+}
+/// What the export would meet.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InspectExportResponse {
+    /// Why NfsInstallTask or ExportEnsureTask would be refused; unset where nothing is known that stands in their way.
+    #[prost(message, optional, tag = "1")]
+    pub refusal: ::core::option::Option<ErrorReport>,
+    /// The server that would be used; unset where `refusal` says that there is none.
+    #[prost(enumeration = "NfsBackend", tag = "2")]
+    pub backend: i32,
+    /// Packages that would be installed for it, by name.
+    #[prost(string, repeated, tag = "3")]
+    pub packages: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The export as this agent has it; unset where it has none of this path.
+    #[prost(message, optional, tag = "4")]
+    pub export: ::core::option::Option<NfsExport>,
+    /// Whether the directory would have to be made.
+    #[prost(bool, tag = "5")]
+    pub directory_missing: bool,
+    /// What the operator should know, a sentence each: what else changes on this node when the server starts.
+    #[prost(string, repeated, tag = "6")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// An NFS server on this node.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NfsBackendState {
+    /// Which.
+    #[prost(enumeration = "NfsBackend", tag = "1")]
+    pub backend: i32,
+    /// Whether it can work on this node.
+    #[prost(bool, tag = "2")]
+    pub available: bool,
+    /// Why not; empty otherwise.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// Whether its packages are there.
+    #[prost(bool, tag = "4")]
+    pub installed: bool,
+    /// Whether it runs.
+    #[prost(bool, tag = "5")]
+    pub running: bool,
+    /// Whether it is in its grace period, in which nobody can open files anew; unset where that is not known.
+    #[prost(bool, optional, tag = "6")]
+    pub in_grace: ::core::option::Option<bool>,
+}
+/// An export that this agent made.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NfsExport {
+    /// The directory.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// Who may mount it: addresses and networks, sorted.
+    #[prost(string, repeated, tag = "2")]
+    pub clients: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// By which server.
+    #[prost(enumeration = "NfsBackend", tag = "3")]
+    pub backend: i32,
+    /// False for one that a task began and did not bring to its end.
+    #[prost(bool, tag = "4")]
+    pub complete: bool,
+}
+/// An export that someone else configured. The agent never changes it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForeignExport {
+    /// The directory.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// The file that says so.
+    #[prost(string, tag = "2")]
+    pub file: ::prost::alloc::string::String,
 }
 /// A step of installing k3s.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1863,6 +2042,58 @@ pub mod agent_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Tells what this node exports over NFS, and with which server it does or could; changes nothing.
+        pub async fn list_exports(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListExportsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListExportsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.AgentService/ListExports",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("canasta.fleet.v1.AgentService", "ListExports"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Tells what exporting a directory would meet; changes nothing.
+        pub async fn inspect_export(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InspectExportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::InspectExportResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.AgentService/InspectExport",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("canasta.fleet.v1.AgentService", "InspectExport"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2032,6 +2263,22 @@ pub mod agent_service_server {
             request: tonic::Request<super::InspectUninstallRequest>,
         ) -> std::result::Result<
             tonic::Response<super::InspectUninstallResponse>,
+            tonic::Status,
+        >;
+        /// Tells what this node exports over NFS, and with which server it does or could; changes nothing.
+        async fn list_exports(
+            &self,
+            request: tonic::Request<super::ListExportsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListExportsResponse>,
+            tonic::Status,
+        >;
+        /// Tells what exporting a directory would meet; changes nothing.
+        async fn inspect_export(
+            &self,
+            request: tonic::Request<super::InspectExportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::InspectExportResponse>,
             tonic::Status,
         >;
     }
@@ -2875,6 +3122,96 @@ pub mod agent_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = InspectUninstallSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.AgentService/ListExports" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListExportsSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::ListExportsRequest>
+                    for ListExportsSvc<T> {
+                        type Response = super::ListExportsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListExportsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::list_exports(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListExportsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.AgentService/InspectExport" => {
+                    #[allow(non_camel_case_types)]
+                    struct InspectExportSvc<T: AgentService>(pub Arc<T>);
+                    impl<
+                        T: AgentService,
+                    > tonic::server::UnaryService<super::InspectExportRequest>
+                    for InspectExportSvc<T> {
+                        type Response = super::InspectExportResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InspectExportRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentService>::inspect_export(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InspectExportSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -8409,6 +8746,105 @@ pub mod operation_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Shared storage on an NFS server is wanted.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetupNfsRequest {
+    /// The cluster; empty means that of the host, and without one the only one.
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+    /// The host that exports the share; beside a `server`, a host of the cluster that is meant. NOT_FOUND with reason HOST_NOT_FOUND.
+    #[prost(string, tag = "2")]
+    pub host: ::prost::alloc::string::String,
+    /// Name or address of an NFS server that exports the share already; empty where `host` does.
+    #[prost(string, tag = "3")]
+    pub server: ::prost::alloc::string::String,
+    /// The path of the share, and on a host its directory: absolute, normalised, letters, digits, `.`, `_`, `-` and `/`.
+    #[prost(string, tag = "4")]
+    pub share: ::prost::alloc::string::String,
+    /// The name of the storage class; empty means `nfs`.
+    #[prost(string, tag = "5")]
+    pub storage_class: ::prost::alloc::string::String,
+    /// Who may mount the share beside the nodes of the cluster: IP addresses and networks. They replace those of an earlier call where
+    /// any is given; none given keeps them. Refused for a `server`, whose clients are its own affair.
+    #[prost(string, repeated, tag = "6")]
+    pub clients: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Which NFS server the host runs; refused for a `server`.
+    #[prost(enumeration = "NfsBackend", tag = "7")]
+    pub backend: i32,
+    /// Whether the host may install the packages of the NFS server.
+    #[prost(bool, tag = "8")]
+    pub install_server: bool,
+    /// Only plan: no operation is started and nothing is changed.
+    #[prost(bool, tag = "9")]
+    pub dry_run: bool,
+}
+/// Shared storage that is being set up.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SetupNfsResponse {
+    /// The operation; empty for a dry run. It fails with reason STORAGE_NOT_PROVEN when a host can't use the share, and then makes no
+    /// storage class.
+    #[prost(string, tag = "1")]
+    pub operation_id: ::prost::alloc::string::String,
+    /// The cluster.
+    #[prost(string, tag = "2")]
+    pub cluster: ::prost::alloc::string::String,
+    /// The share, as `server:path`.
+    #[prost(string, tag = "3")]
+    pub share: ::prost::alloc::string::String,
+    /// The name of the storage class.
+    #[prost(string, tag = "4")]
+    pub storage_class: ::prost::alloc::string::String,
+    /// Who may mount it: the nodes of the cluster and those that were named; empty for a `server`.
+    #[prost(string, repeated, tag = "5")]
+    pub clients: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The server that the host runs or will run; unset for a `server`.
+    #[prost(enumeration = "NfsBackend", tag = "6")]
+    pub backend: i32,
+    /// Packages that will be installed on the host.
+    #[prost(string, repeated, tag = "7")]
+    pub packages: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the operator should know, a sentence each.
+    #[prost(string, repeated, tag = "8")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The steps.
+    #[prost(message, repeated, tag = "9")]
+    pub steps: ::prost::alloc::vec::Vec<PlannedStep>,
+}
+/// Shared storage is to go.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveStorageRequest {
+    /// The cluster; empty means that of the host, and without one the only one.
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+    /// The storage class; empty where `host` and `share` tell it.
+    #[prost(string, tag = "2")]
+    pub storage_class: ::prost::alloc::string::String,
+    /// The host that exports the share.
+    #[prost(string, tag = "3")]
+    pub host: ::prost::alloc::string::String,
+    /// The directory that it exports.
+    #[prost(string, tag = "4")]
+    pub share: ::prost::alloc::string::String,
+    /// Whether it goes although volumes use it.
+    #[prost(bool, tag = "5")]
+    pub force: bool,
+}
+/// Shared storage that is being taken away.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveStorageResponse {
+    /// The operation.
+    #[prost(string, tag = "1")]
+    pub operation_id: ::prost::alloc::string::String,
+    /// The clusters whose classes go.
+    #[prost(string, repeated, tag = "2")]
+    pub clusters: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The storage classes that go, by name.
+    #[prost(string, repeated, tag = "3")]
+    pub storage_classes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The volumes that use them, where force was needed.
+    #[prost(string, repeated, tag = "4")]
+    pub volumes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 /// Shares are to be proved.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CheckStorageRequest {
@@ -8496,6 +8932,13 @@ pub struct StorageClass {
     /// What the last check of that share came to; unset where there was none.
     #[prost(message, optional, tag = "8")]
     pub proof: ::core::option::Option<ShareProof>,
+    /// Whether instances of this cluster get their volumes from it where they name no class, as the controller records it. Independent
+    /// of `is_default`.
+    #[prost(bool, tag = "9")]
+    pub is_instance_default: bool,
+    /// The host of the fleet that exports the share; empty where none does.
+    #[prost(string, tag = "10")]
+    pub host: ::prost::alloc::string::String,
 }
 /// What a check of a share came to.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -8592,7 +9035,7 @@ pub mod storage_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Shows and proves the storage of clusters.
+    /// Sets up, shows and proves the storage of clusters.
     #[derive(Debug, Clone)]
     pub struct StorageServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -8720,6 +9163,62 @@ pub mod storage_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Starts an operation that gives a cluster a storage class on an NFS share: has a host export a directory to the nodes of the
+        /// cluster, or takes a share that exists; proves it from every host; installs the driver; makes the class. INVALID_ARGUMENT where
+        /// neither `host` nor `server` is given or a field breaks its rule; FAILED_PRECONDITION with the reason of the agent where the directory can't be exported, HOST_NOT_IN_CLUSTER, CLASS_TAKEN where
+        /// a class of this name is somebody else's, and STORAGE_BUSY.
+        pub async fn setup_nfs(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetupNfsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetupNfsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.StorageService/SetupNfs",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("canasta.fleet.v1.StorageService", "SetupNfs"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Starts an operation that takes a storage class, and the export of a host behind it, away again; the data stays.
+        /// FAILED_PRECONDITION with reason CLASS_IN_USE while volumes are of the class, unless forced.
+        pub async fn remove_storage(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveStorageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveStorageResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/canasta.fleet.v1.StorageService/RemoveStorage",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("canasta.fleet.v1.StorageService", "RemoveStorage"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -8755,8 +9254,28 @@ pub mod storage_service_server {
             tonic::Response<super::CheckStorageResponse>,
             tonic::Status,
         >;
+        /// Starts an operation that gives a cluster a storage class on an NFS share: has a host export a directory to the nodes of the
+        /// cluster, or takes a share that exists; proves it from every host; installs the driver; makes the class. INVALID_ARGUMENT where
+        /// neither `host` nor `server` is given or a field breaks its rule; FAILED_PRECONDITION with the reason of the agent where the directory can't be exported, HOST_NOT_IN_CLUSTER, CLASS_TAKEN where
+        /// a class of this name is somebody else's, and STORAGE_BUSY.
+        async fn setup_nfs(
+            &self,
+            request: tonic::Request<super::SetupNfsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetupNfsResponse>,
+            tonic::Status,
+        >;
+        /// Starts an operation that takes a storage class, and the export of a host behind it, away again; the data stays.
+        /// FAILED_PRECONDITION with reason CLASS_IN_USE while volumes are of the class, unless forced.
+        async fn remove_storage(
+            &self,
+            request: tonic::Request<super::RemoveStorageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveStorageResponse>,
+            tonic::Status,
+        >;
     }
-    /// Shows and proves the storage of clusters.
+    /// Sets up, shows and proves the storage of clusters.
     #[derive(Debug)]
     pub struct StorageServiceServer<T> {
         inner: Arc<T>,
@@ -8908,6 +9427,96 @@ pub mod storage_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CheckStorageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.StorageService/SetupNfs" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetupNfsSvc<T: StorageService>(pub Arc<T>);
+                    impl<
+                        T: StorageService,
+                    > tonic::server::UnaryService<super::SetupNfsRequest>
+                    for SetupNfsSvc<T> {
+                        type Response = super::SetupNfsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetupNfsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as StorageService>::setup_nfs(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetupNfsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/canasta.fleet.v1.StorageService/RemoveStorage" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveStorageSvc<T: StorageService>(pub Arc<T>);
+                    impl<
+                        T: StorageService,
+                    > tonic::server::UnaryService<super::RemoveStorageRequest>
+                    for RemoveStorageSvc<T> {
+                        type Response = super::RemoveStorageResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveStorageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as StorageService>::remove_storage(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveStorageSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -12,6 +12,7 @@ mod machines {
     mod bad_luck;
     mod disks;
     mod enrolment;
+    mod exports;
     mod install;
     mod join_luck;
     mod joins;

@@ -220,6 +220,34 @@ impl Client {
         Ok(answer.into_inner().operation_id)
     }
 
+    /// Starts a set-up of shared storage on an NFS share.
+    ///
+    /// # Errors
+    /// What the controller refuses with.
+    pub async fn setup_nfs(
+        &self,
+        request: pb::SetupNfsRequest,
+    ) -> Result<pb::SetupNfsResponse, Fault> {
+        let answer = self.storage().setup_nfs(request).await.map_err(fault)?;
+        Ok(answer.into_inner())
+    }
+
+    /// Starts a removal of shared storage.
+    ///
+    /// # Errors
+    /// What the controller refuses with.
+    pub async fn remove_storage(
+        &self,
+        request: pb::RemoveStorageRequest,
+    ) -> Result<pb::RemoveStorageResponse, Fault> {
+        let answer = self
+            .storage()
+            .remove_storage(request)
+            .await
+            .map_err(fault)?;
+        Ok(answer.into_inner())
+    }
+
     /// Starts a check of the shared storage of a cluster; the only one where none is named.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! A node: a fake machine with a real agent on it. The machine outlives the agent, as machines do.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use super::{again, place, program, within};
 pub struct Node {
     /// Its name in the fleet, and its hostname.
     pub name: String,
+    /// Its address in the network of the machines.
+    pub ip: IpAddr,
     /// The machine.
     pub host: FakeHost,
     /// k3s on it.
@@ -42,10 +44,12 @@ impl Node {
         let host = FakeHost::new(name);
         let address = place::free();
         let [.., third, fourth] = address.port().to_be_bytes();
-        let own = format!("10.77.{third}.{fourth}/16");
+        let ip = IpAddr::from([10, 77, third, fourth]);
+        let own = format!("{ip}/16");
         host.network.set_address(own.parse().expect("an address"));
         let mut node = Self {
             name: name.to_owned(),
+            ip,
             k3s: K3s::set_up(&host),
             host,
             probe: Arc::default(),

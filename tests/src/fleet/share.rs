@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use canasta_host::fake::FakeGanesha;
+use canasta_host::ganesha::Served;
 use canasta_host::nfs::{Action, Failure, Proof, ProofError, Proven, Reason};
+use canasta_host::outside::Ran;
 use canasta_proto::pb;
 use http::Method;
 use serde_json::json;
@@ -15,6 +18,15 @@ use super::node::Node;
 pub const SERVER: &str = "10.77.0.9";
 /// Its path there.
 pub const PATH: &str = "/srv/nfs/canasta";
+/// What packages of nfs-ganesha bring, as far as an agent looks.
+const GANESHA: [(&str, &str); 3] = [
+    ("/usr/bin/ganesha.nfsd", "x"),
+    ("/usr/lib/ganesha/libfsalvfs.so", "x"),
+    (
+        "/usr/lib/systemd/system/nfs-ganesha.service",
+        "[Service]\nType=forking\n",
+    ),
+];
 /// The path of another share of the server.
 pub const OTHER: &str = "/srv/nfs/other";
 
@@ -22,8 +34,16 @@ pub const OTHER: &str = "/srv/nfs/other";
 #[derive(Debug, Clone, Default)]
 pub struct Share(Arc<Mutex<State>>);
 
+/// A node that exports shares itself.
+#[derive(Debug)]
+struct Exporter {
+    ip: IpAddr,
+    ganesha: Arc<FakeGanesha>,
+}
+
 #[derive(Debug, Default)]
 struct State {
+    exporter: Option<Exporter>,
     files: BTreeMap<String, Written>,
     blocked: BTreeSet<String>,
     reads: BTreeSet<(String, String)>,
@@ -39,10 +59,43 @@ struct Written {
 impl Share {
     /// Gives the share to a node.
     pub fn give_to(&self, node: &Node) {
-        let (share, name) = (self.clone(), node.name.clone());
+        let (share, name, ip) = (self.clone(), node.name.clone(), node.ip);
+        node.host.nfs.on_prove(move |proof| {
+            let made = share.prove(&name, ip, proof);
+            made.map_err(ProofError::Failed)
+        });
+    }
+
+    /// Has a node be the server of shares: one that it exports can be used by those that it lets in. Its NFS server comes with
+    /// the packages that its package manager is told to install.
+    pub fn serve_from(&self, node: &Node) {
+        let kernel = [("nfsd".to_owned(), Some(false))];
         node.host
-            .nfs
-            .on_prove(move |proof| share.prove(&name, proof).map_err(ProofError::Failed));
+            .machine
+            .change(|state| state.kernel_features.extend(kernel));
+        node.host.outside.on_run(|root, program| {
+            if program.arguments.iter().any(|one| one == "nfs-ganesha") {
+                for (path, text) in GANESHA {
+                    let path = root.path(path);
+                    std::fs::create_dir_all(path.parent().expect("a parent")).expect("written");
+                    std::fs::write(path, text).expect("written");
+                }
+            }
+            Ran::default()
+        });
+        self.state().exporter = Some(Exporter {
+            ip: node.ip,
+            ganesha: Arc::clone(&node.host.ganesha),
+        });
+    }
+
+    /// Who may mount a directory that a node exports, as its server has it.
+    pub fn clients(&self, path: &str) -> Vec<String> {
+        let state = self.state();
+        let exporter = state.exporter.iter();
+        let exports = exports_of(exporter);
+        let clients = exports.filter(|served| served.path == path);
+        clients.flat_map(|served| served.clients).collect()
     }
 
     /// Drops what a node sends to it from now on, or no more.
@@ -79,11 +132,23 @@ impl Share {
         assert_eq!(status, 201, "{answer}");
     }
 
+    /// Has the cluster know a driver for volumes on NFS.
+    ///
+    /// # Panics
+    /// When the API does not take it.
+    pub async fn bring_driver(control_plane: &Node) {
+        let driver = json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver",
+            "metadata": {"name": "nfs.csi.k8s.io"}, "spec": {"attachRequired": false}});
+        let path = "/apis/storage.k8s.io/v1/csidrivers";
+        let (status, answer) = control_plane.ask_api(Method::POST, path, &driver).await;
+        assert_eq!(status, 201, "{answer}");
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("no holder panics")
     }
 
-    fn prove(&self, node: &str, proof: &Proof) -> Result<Proven, Failure> {
+    fn prove(&self, node: &str, ip: IpAddr, proof: &Proof) -> Result<Proven, Failure> {
         let mut state = self.state();
         let failed = |doing: &str, reason, text: &str| Err(Failure::new(doing, reason, text));
         if state.blocked.contains(node) {
@@ -93,7 +158,12 @@ impl Share {
                 "RPC connect timeout",
             );
         }
-        if proof.server != SERVER || ![PATH, OTHER].contains(&proof.path.as_str()) {
+        let is_there = proof.server == SERVER && [PATH, OTHER].contains(&proof.path.as_str());
+        let exporter = state.exporter.iter();
+        let exporter = exporter.filter(|node| node.ip.to_string() == proof.server);
+        let lets_in =
+            |served: Served| served.path == proof.path && served.clients.contains(&ip.to_string());
+        if !is_there && !exports_of(exporter).any(lets_in) {
             return failed(
                 "opening the share",
                 Reason::NotAClientOrNoShare,
@@ -133,6 +203,11 @@ impl Share {
             handle: "01".to_owned(),
         })
     }
+}
+
+/// What servers on nodes export.
+fn exports_of<'a>(nodes: impl Iterator<Item = &'a Exporter>) -> impl Iterator<Item = Served> {
+    nodes.flat_map(|node| node.ganesha.exports().into_values())
 }
 
 /// The hosts of the only class on the share and whether each could do all, as `storage list` tells.

@@ -15,6 +15,8 @@ use kinds::{Ground, Kind};
 
 /// A control plane comes, changes and goes.
 const CONTROL_PLANE: [Kind; 3] = [Kind::Install, Kind::Change, Kind::RemoveControlPlane];
+/// Shared storage comes and goes.
+const STORAGE: [Kind; 2] = [Kind::SetupNfs, Kind::RemoveStorage];
 /// A worker comes and goes.
 const WORKER: [Kind; 2] = [Kind::Join, Kind::RemoveWorker];
 
@@ -114,6 +116,20 @@ async fn a_drain_stands_a_failure_and_a_killed_controller_at_each_step() {
     let new = || Ground::with_member(Profile::Documented);
     let wrongs = [Wrong::StepFails, Wrong::ControllerKilled];
     stand(&[Kind::Drain], &wrongs, 3, new).await;
+}
+
+#[tokio::test]
+async fn each_step_of_shared_storage_can_run_twice() {
+    let ground = Ground::with_member(Profile::Documented).await;
+    twice(&STORAGE, ground).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shared_storage_is_set_up_and_removed_whatever_goes_wrong() {
+    let new = || Ground::with_member(Profile::Documented);
+    let wrongs = [Wrong::StepFails, Wrong::ControllerKilled];
+    stand(&STORAGE, &wrongs, 8, new).await;
+    stand(&STORAGE, &[Wrong::AgentLost, Wrong::AgentKilled], 2, new).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

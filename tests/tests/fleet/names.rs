@@ -49,6 +49,16 @@ fn header(
     tokio_stream::once(pb::ImportArtefactRequest { part: Some(part) })
 }
 
+fn setup(change: impl FnOnce(&mut pb::SetupNfsRequest)) -> pb::SetupNfsRequest {
+    let mut request = pb::SetupNfsRequest {
+        server: "10.0.0.5".to_owned(),
+        share: "/srv/nfs/canasta".to_owned(),
+        ..pb::SetupNfsRequest::default()
+    };
+    change(&mut request);
+    request
+}
+
 fn enrolment(change: impl FnOnce(&mut pb::EnrolHostRequest)) -> pb::EnrolHostRequest {
     let mut request = pb::EnrolHostRequest {
         token: "x".to_owned(),
@@ -290,12 +300,6 @@ fn node_fields() -> Vec<Field> {
                 timeout_seconds: 0,
             }
         }),
-        field!("ListStorage.cluster", storage.list_storage, |cluster| {
-            pb::ListStorageRequest { cluster }
-        }),
-        field!("CheckStorage.cluster", storage.check_storage, |cluster| {
-            pb::CheckStorageRequest { cluster }
-        }),
         field!(
             "GetAgentPackage.arch",
             artefacts.get_agent_package,
@@ -309,11 +313,78 @@ fn node_fields() -> Vec<Field> {
     ]
 }
 
+/// The same for the storage of clusters.
+fn storage_fields() -> Vec<Field> {
+    vec![
+        field!("ListStorage.cluster", storage.list_storage, |cluster| {
+            pb::ListStorageRequest { cluster }
+        }),
+        field!("CheckStorage.cluster", storage.check_storage, |cluster| {
+            pb::CheckStorageRequest { cluster }
+        }),
+        field!("SetupNfs.cluster", storage.setup_nfs, |cluster| setup(
+            |request| request.cluster = cluster
+        )),
+        field!("SetupNfs.host", storage.setup_nfs, |host| setup(
+            |request| {
+                request.host = host;
+                request.server = String::new();
+            }
+        )),
+        field!("SetupNfs.server", storage.setup_nfs, |server| setup(
+            |request| request.server = server
+        )),
+        field!("SetupNfs.share", storage.setup_nfs, |share| setup(
+            |request| request.share = share
+        )),
+        field!("SetupNfs.storage_class", storage.setup_nfs, |class| setup(
+            |request| request.storage_class = class
+        )),
+        field!("SetupNfs.clients", storage.setup_nfs, |client| setup(
+            |request| {
+                request.host = "cp1".to_owned();
+                request.server = String::new();
+                request.clients = vec![client];
+            }
+        )),
+        field!("RemoveStorage.cluster", storage.remove_storage, |cluster| {
+            pb::RemoveStorageRequest {
+                cluster,
+                storage_class: "nfs".to_owned(),
+                ..Default::default()
+            }
+        }),
+        field!(
+            "RemoveStorage.storage_class",
+            storage.remove_storage,
+            |storage_class| pb::RemoveStorageRequest {
+                storage_class,
+                ..Default::default()
+            }
+        ),
+        field!("RemoveStorage.host", storage.remove_storage, |host| {
+            pb::RemoveStorageRequest {
+                host,
+                share: "/srv/nfs/canasta".to_owned(),
+                ..Default::default()
+            }
+        }),
+        field!("RemoveStorage.share", storage.remove_storage, |share| {
+            pb::RemoveStorageRequest {
+                host: "cp1".to_owned(),
+                share,
+                ..Default::default()
+            }
+        }),
+    ]
+}
+
 fn all_fields() -> impl Iterator<Item = Field> {
     fields()
         .into_iter()
         .chain(more_fields())
         .chain(node_fields())
+        .chain(storage_fields())
 }
 
 /// Texts that must not get in, with what they are.
@@ -343,7 +414,7 @@ fn tricks() -> Vec<(&'static str, String)> {
 }
 
 /// Fields that have no row, each with the reason.
-const EXEMPT: [(&str, &str); 23] = [
+const EXEMPT: [(&str, &str); 27] = [
     (
         "EnrolHost.token",
         "a secret: compared by its hash, never shown",
@@ -363,6 +434,10 @@ const EXEMPT: [(&str, &str); 23] = [
     ("StartTask.spec.k3s_install.spec.local_paths", AGENTS_OWN),
     ("StartTask.spec.k3s_uninstall.discard", AGENTS_OWN),
     ("StartTask.spec.k3s_uninstall.local_paths", AGENTS_OWN),
+    ("InspectExport.path", AGENTS_OWN),
+    ("StartTask.spec.export_ensure.clients", AGENTS_OWN),
+    ("StartTask.spec.export_ensure.path", AGENTS_OWN),
+    ("StartTask.spec.export_remove.path", AGENTS_OWN),
     ("StartTask.spec.mount_proof.nonce", AGENTS_OWN),
     ("StartTask.spec.mount_proof.path", AGENTS_OWN),
     ("StartTask.spec.mount_proof.server", AGENTS_OWN),

@@ -29,7 +29,7 @@ const VIEWER: [&str; 9] = [
     "StorageService/ListStorage",
 ];
 /// Calls that operators may make besides.
-const OPERATOR: [&str; 8] = [
+const OPERATOR: [&str; 10] = [
     "ClusterService/InstallControlPlane",
     "OperationService/CancelOperation",
     "ClusterService/JoinWorkers",
@@ -38,6 +38,8 @@ const OPERATOR: [&str; 8] = [
     "ClusterService/UncordonNode",
     "ClusterService/DrainNode",
     "StorageService/CheckStorage",
+    "StorageService/SetupNfs",
+    "StorageService/RemoveStorage",
 ];
 /// Calls that only admins may make.
 const ADMIN: [&str; 12] = [

@@ -22,7 +22,7 @@ const fn feature(name: &'static str, config: &'static str) -> Feature {
 }
 
 /// What is looked for.
-pub const FEATURES: [Feature; 14] = [
+pub const FEATURES: [Feature; 15] = [
     feature("bridge", "CONFIG_BRIDGE"),
     feature("br_netfilter", "CONFIG_BRIDGE_NETFILTER"),
     feature("veth", "CONFIG_VETH"),
@@ -41,6 +41,11 @@ pub const FEATURES: [Feature; 14] = [
     feature("xt_MASQUERADE", "CONFIG_NETFILTER_XT_TARGET_MASQUERADE"),
     feature("nfs", "CONFIG_NFS_FS"),
     feature("nfsv4", "CONFIG_NFS_V4"),
+    Feature {
+        name: "nfsd",
+        config: "CONFIG_NFSD",
+        filesystem: Some("nfsd"),
+    },
 ];
 
 /// What the machine shows of its kernel. `None` stands for what couldn't be read.

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::{Failure, Proof, ProofError, Proven, Prover};
 use crate::files::Root;
 use crate::systemd::bus::{BusSystemd, Rights};
-use crate::systemd::errand::{self, Ended, Otherwise, Place};
+use crate::systemd::errand::{self, Earlier, Ended, Otherwise, Place};
 
 /// The program, from the agent's package. It is called with the directory of the request.
 const PROGRAM: &str = "/usr/libexec/canasta-agent/nfs-proof";
@@ -16,6 +16,7 @@ const PLACE: Place = Place {
     unit: "canasta-agent-proof.service",
     directory: "/run/canasta-agent/proof",
     answer: "answer.json",
+    earlier: Earlier::Stopped,
 };
 
 /// Proofs in a transient unit.
@@ -77,9 +78,7 @@ pub fn asked(directory: &Path) -> std::io::Result<Proof> {
 /// # Errors
 /// When it can't be written.
 pub fn answer(directory: &Path, made: &Result<Proven, Failure>) -> std::io::Result<()> {
-    let text = serde_json::to_vec(made)?;
-    canasta_durable::write(&directory.join(PLACE.answer), &text, 0o600)
-        .map_err(std::io::Error::other)
+    errand::answer(PLACE, directory, made)
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::{Order, Removal, RemovalError, Report, perform, unmount};
-use crate::files::{FileError, Root};
+use crate::files::Root;
 use crate::systemd::bus::{BusSystemd, Rights};
-use crate::systemd::errand::{self, Ended, Otherwise, Place};
+use crate::systemd::errand::{self, Earlier, Ended, Otherwise, Place};
 
 /// What the unit's program is called with; the directory of the request follows.
 pub const COMMAND: &str = "remove-for-agent";
@@ -21,6 +21,7 @@ pub(super) const PLACE: Place = Place {
     unit: "canasta-agent-removal.service",
     directory: "/run/canasta-agent/removal",
     answer: "answer.jsonl",
+    earlier: Earlier::Stopped,
 };
 
 /// How much stack a walk through deep directories gets, in bytes.
@@ -97,18 +98,9 @@ async fn in_turn<T: Send + 'static>(
 impl InUnit {
     async fn run_in_unit(&self, orders: &[Order], limit: Duration) -> Result<Report, RemovalError> {
         let request = serde_json::to_vec(orders).expect("orders are paths");
-        let program = std::env::current_exe().map_err(|source| {
-            FileError::from(canasta_durable::Error::new(
-                "find",
-                Path::new("/proc/self/exe"),
-                source,
-            ))
-        })?;
-        // An upgrade of the package has put a newer program in the place of this one.
-        let program = program.display().to_string();
-        let program = program.strip_suffix(" (deleted)").unwrap_or(&program);
+        let program = errand::own_program()?;
         let with = (&self.root, &self.systemd);
-        let program = [program, COMMAND];
+        let program = [program.as_str(), COMMAND];
         let sent = PLACE.send(with, &program, request, Rights::Root, limit);
         judge(sent.await?)
     }

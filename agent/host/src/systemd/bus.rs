@@ -46,7 +46,7 @@ impl Bus {
     }
 
     /// The connection, made if there is none or the old one was lost. systemd sends its signals over it.
-    async fn connection(&self) -> Result<Connection, zbus::Error> {
+    pub(crate) async fn connection(&self) -> Result<Connection, zbus::Error> {
         let mut slot = self.0.lock().await;
         if let Some(connection) = slot.as_ref().filter(|connection| !connection.is_closed()) {
             return Ok(connection.clone());

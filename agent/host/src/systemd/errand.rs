@@ -1,8 +1,11 @@
 //! Work that a program does in a transient unit: a request lies in a directory that only root may enter, the program is called
-//! with that directory, and leaves its answer there. Called by removals and by proofs of shares.
+//! with that directory, and leaves its answer there. Called by removals, by work outside of the sandbox and by proofs of shares.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use tokio::time::timeout;
 
 use super::bus::{BusSystemd, Rights};
 use super::{Systemd as _, SystemdError};
@@ -23,6 +26,17 @@ pub(crate) struct Place {
     pub(crate) directory: &'static str,
     /// The file of the answer in it.
     pub(crate) answer: &'static str,
+    /// What becomes of a program that an agent which was killed left at work.
+    pub(crate) earlier: Earlier,
+}
+
+/// What becomes of an earlier program of a unit when there is another request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Earlier {
+    /// It is stopped.
+    Stopped,
+    /// Its end is awaited: to kill it would leave things worse than either end. What it answers is not asked for.
+    Awaited,
 }
 
 /// What came of it.
@@ -63,7 +77,11 @@ impl Place {
             unit, directory, ..
         } = *self;
         // An agent that was killed may have left one at work: it must end before there is another request for it to read.
-        if let Err(error) = systemd.stop(unit, GRACE).await {
+        let over = match self.earlier {
+            Earlier::Stopped => systemd.stop(unit, GRACE).await,
+            Earlier::Awaited => over(systemd, unit, limit).await,
+        };
+        if let Err(error) = over {
             return Ok(Ended {
                 answer: Vec::new(),
                 otherwise: Otherwise::NotRun(error),
@@ -92,6 +110,51 @@ impl Place {
             otherwise,
         })
     }
+}
+
+/// Waits until a unit is neither at work nor on its way to be.
+async fn over(systemd: &BusSystemd, unit: &str, limit: Duration) -> Result<(), SystemdError> {
+    let mut states = systemd.watch(unit).await?;
+    let awaited = async {
+        while let Some(state) = states.next().await {
+            if matches!(state?.active_state.as_str(), "inactive" | "failed") {
+                break;
+            }
+        }
+        Ok(())
+    };
+    match timeout(limit, awaited).await {
+        Ok(over) => over,
+        Err(_elapsed) => Err(SystemdError::TimedOut {
+            action: "wait for the end of",
+            unit: unit.to_owned(),
+            limit,
+        }),
+    }
+}
+
+/// The file of this program. An upgrade of the package may have put a newer one in its place.
+pub(crate) fn own_program() -> Result<String, FileError> {
+    let program = std::env::current_exe().map_err(|source| {
+        canasta_durable::Error::new("find", Path::new("/proc/self/exe"), source)
+    })?;
+    let program = program.display().to_string();
+    let plain = program.strip_suffix(" (deleted)");
+    Ok(plain.unwrap_or(&program).to_owned())
+}
+
+/// Leaves an answer in the directory that the program is called with.
+///
+/// # Errors
+/// When it can't be written.
+pub(crate) fn answer<T: serde::Serialize>(
+    place: Place,
+    directory: &Path,
+    answer: &T,
+) -> std::io::Result<()> {
+    let text = serde_json::to_vec(answer)?;
+    canasta_durable::write(&directory.join(place.answer), &text, 0o600)
+        .map_err(std::io::Error::other)
 }
 
 /// The request, from the directory that the program is called with.

@@ -6,10 +6,9 @@ use canasta_proto::pb;
 use canasta_transport::status::Fault;
 use tonic::{Code, Response, Status};
 
-use super::super::caller::{AuditSubject, Caller, OperationStarted};
+use super::super::caller::{AuditSubject, Caller, OperationStarted, check_admin};
 use super::super::invalid;
 use super::ClusterApi;
-use super::node::check_admin;
 use crate::clusters::KubeconfigError;
 use crate::workflows::{forget_cluster, join_worker, uninstall_k3s};
 

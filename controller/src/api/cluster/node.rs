@@ -1,11 +1,9 @@
 //! The calls about nodes: cordon, uncordon, drain.
 
 use canasta_proto::pb;
-use canasta_transport::roles::Role;
-use canasta_transport::status::Fault;
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
-use super::super::caller::{AuditSubject, Caller, OperationStarted};
+use super::super::caller::{AuditSubject, OperationStarted};
 use super::ClusterApi;
 use crate::workflows::node_target::{self, Target};
 use crate::workflows::{Error, drain_node};
@@ -73,49 +71,4 @@ fn about<T>(target: &Target, message: T) -> Response<T> {
     let subject = format!("node {}, cluster {}", target.node_name, target.cluster);
     response.extensions_mut().insert(AuditSubject(subject));
     response
-}
-
-/// Refuses a flag that needs the role admin in a call that does not.
-pub(super) fn check_admin(caller: &Caller, flag: &str) -> Result<(), Status> {
-    if caller.role >= Role::Admin {
-        return Ok(());
-    }
-    Err(Fault::new(
-        Code::PermissionDenied,
-        "ROLE_TOO_LOW",
-        format!(
-            "{flag} needs the role {}, and {} has the role {}",
-            Role::Admin,
-            caller.who,
-            caller.role
-        ),
-    )
-    .hint("ask an admin of the fleet")
-    .into())
-}
-
-#[cfg(test)]
-mod tests {
-    use canasta_transport::roles::Role;
-    use canasta_transport::status::Fault;
-
-    use super::check_admin;
-    use crate::api::caller::Caller;
-
-    #[test]
-    fn what_destroys_or_looks_away_needs_an_admin() {
-        let caller = |role| Caller {
-            who: "user anna".to_owned(),
-            from: String::new(),
-            role,
-        };
-        check_admin(&caller(Role::Admin), "force").expect("allowed");
-        for role in [Role::Operator, Role::Viewer, Role::Anonymous] {
-            let refused = check_admin(&caller(role), "force").expect_err("refused");
-            assert_eq!(refused.code(), tonic::Code::PermissionDenied);
-            let fault = Fault::from_status(&refused);
-            assert_eq!(fault.reason, "ROLE_TOO_LOW");
-            assert!(fault.message.contains("force needs the role admin"));
-        }
-    }
 }

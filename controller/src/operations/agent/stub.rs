@@ -423,6 +423,20 @@ impl AgentService for Api {
         let inspected = self.0.inspected.lock().expect("inspected").clone();
         inspected.map_or_else(not_here, |inspected| Ok(Response::new(inspected)))
     }
+
+    async fn list_exports(
+        &self,
+        _: Request<pb::ListExportsRequest>,
+    ) -> Result<Response<pb::ListExportsResponse>, Status> {
+        not_here()
+    }
+
+    async fn inspect_export(
+        &self,
+        _: Request<pb::InspectExportRequest>,
+    ) -> Result<Response<pb::InspectExportResponse>, Status> {
+        not_here()
+    }
 }
 
 /// Serves an agent, and connects to it.

@@ -19,6 +19,8 @@ use crate::store::proofs::{ProofRow, ProofStep};
 use crate::workflows::Context;
 use crate::workflows::ask::step_error;
 
+/// The step that fails when a host can't use a share.
+pub(in crate::workflows) const VERDICT: &str = "verdict";
 /// How long an agent that is away is waited for: one that is gone is an outcome, and one that is restarted is back by then.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Reasons of a failed write after which nothing can be on the share.
@@ -44,16 +46,21 @@ struct Shared {
     operation: String,
 }
 
-/// The list of steps.
-pub(super) fn steps(context: &Context, planned: &Planned, operation: &str) -> Plan {
+/// Adds the steps to a plan, after one that is there if any is named; the last of them is [`VERDICT`].
+pub(in crate::workflows) fn add(
+    mut plan: Plan,
+    after: Option<&str>,
+    context: &Context,
+    planned: &Planned,
+    operation: &str,
+) -> Plan {
     let shared = Arc::new(Shared {
         context: context.clone(),
         planned: planned.clone(),
         operation: operation.to_owned(),
     });
-    let mut plan = Plan::new();
     // One share after the other: an agent does one task at a time.
-    let mut before: Vec<String> = Vec::new();
+    let mut before: Vec<String> = after.map(str::to_owned).into_iter().collect();
     for share in 0..planned.shares.len() {
         for (step, title) in [
             (ProofStep::Write, "write to"),
@@ -89,7 +96,7 @@ pub(super) fn steps(context: &Context, planned: &Planned, operation: &str) -> Pl
         }
     }
     let info = StepInfo {
-        id: "verdict".to_owned(),
+        id: VERDICT.to_owned(),
         title: format!("judge the shared storage of cluster {}", planned.cluster),
         host: String::new(),
     };
@@ -278,9 +285,12 @@ impl Step for Verdict {
             operation,
         } = &*self.0;
         let unproved = &planned.unproved_nodes;
-        let store = &context.store;
-        let settled = store.settle_check(&planned.cluster, operation, unproved);
-        settled.await.map_err(|error| step_error(error.into()))?;
+        for Share { server, path, .. } in &planned.shares {
+            let share = (server.as_str(), path.as_str());
+            let store = &context.store;
+            let settled = store.settle_check(&planned.cluster, operation, share, unproved);
+            settled.await.map_err(|error| step_error(error.into()))?;
+        }
         let proofs = self.0.proofs().await?;
         verdict(planned, &proofs)
     }
@@ -338,8 +348,9 @@ fn verdict(planned: &Planned, proofs: &[ProofRow]) -> Result<Done, StepError> {
     }
     let hint = first[0].hint.as_str();
     Err(error.hint(format!(
-        "{hint}{}then run `canasta storage check --cluster {cluster}` again",
-        if hint.is_empty() { "" } else { "; " }
+        "{hint}{}then run `{}` again",
+        if hint.is_empty() { "" } else { "; " },
+        planned.command,
     )))
 }
 
@@ -357,6 +368,7 @@ mod tests {
             unusable: Vec::new(),
             hosts: Vec::new(),
             unproved_nodes: Vec::new(),
+            command: "canasta storage check --cluster wiki".to_owned(),
         };
         let done = verdict(&planned, &fine).expect("proven");
         assert_eq!(done.outcome, pb::StepOutcome::Unchanged);

@@ -20,6 +20,7 @@ use crate::clusters::{ClusterApi, NodeError};
 use crate::operations::agent::{AgentTask, connect};
 use crate::workflows::Context;
 use crate::workflows::ask::{again, ask, facts, step_error};
+use crate::workflows::exports::follow_nodes;
 use crate::workflows::record::judged;
 use crate::workflows::release::{Fetch, Push, Release};
 
@@ -190,6 +191,11 @@ pub(super) fn steps(context: &Context, planned: &Planned, operation: &str) -> Pl
             "stop a k3s whose node was deleted",
             StopUnregistered::new(with()),
         )
+        .here(
+            "storage-clients",
+            "let the node mount the shared storage of the cluster",
+            LetMount(with()),
+        )
         .task(
             "start-service",
             "enable and start k3s",
@@ -269,6 +275,20 @@ impl List {
             plan: self.plan.then(info, step),
             ..self
         }
+    }
+}
+
+/// Adds the node to those that may mount what hosts export for the cluster, before its first pod can want to.
+struct LetMount(Arc<Shared>);
+
+#[async_trait]
+impl Step for LetMount {
+    async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
+        let Shared {
+            context, operation, ..
+        } = &*self.0;
+        let api = self.0.api().await?;
+        follow_nodes(context, &api, operation, None, reporter).await
     }
 }
 

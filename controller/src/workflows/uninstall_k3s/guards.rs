@@ -44,7 +44,7 @@ impl Judged {
 type Guard = fn(&Known, &mut Judged);
 
 /// All questions.
-pub(super) const GUARDS: [Guard; 8] = [
+pub(super) const GUARDS: [Guard; 9] = [
     foreign_mounts,
     refusals,
     unseen_parts,
@@ -53,6 +53,7 @@ pub(super) const GUARDS: [Guard; 8] = [
     pinned_volumes,
     local_data,
     workers,
+    exports,
 ];
 
 /// What is never destroyed, by whatever order.
@@ -285,6 +286,24 @@ fn workers(known: &Known, judged: &mut Judged) {
         "cluster '{cluster}' with all that is deployed in it"
     ));
     judged.orphans = left;
+}
+
+/// Storage classes whose volumes lie on this host.
+fn exports(known: &Known, judged: &mut Judged) {
+    for row in &known.exports {
+        let (class, cluster, path) = (&row.class, &row.cluster, &row.path);
+        let host = row.host.as_deref().unwrap_or_default();
+        judged.findings.push(finding(
+            "SERVES_STORAGE",
+            &format!("storage class {class}"),
+            format!(
+                "the host exports {path}, on which the volumes of storage class '{class}' of cluster '{cluster}' lie"
+            ),
+            &format!(
+                "move what is there, then end it: canasta storage remove nfs --host {host} --share {path}"
+            ),
+        ));
+    }
 }
 
 /// `2 volumes: a, b`.

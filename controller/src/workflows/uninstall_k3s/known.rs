@@ -7,8 +7,6 @@ use canasta_proto::local_path::is_volume;
 use canasta_proto::name::HostName;
 use canasta_proto::pb;
 use canasta_proto::pb::{OperationState, StepState};
-use tokio::time::timeout;
-use tonic::Status;
 
 use super::steps::STOP_SERVICE;
 use super::{KIND, Planned};
@@ -16,10 +14,12 @@ use crate::clusters::local_paths::LocalPaths;
 use crate::clusters::nodes::{hostname_label, identity};
 use crate::clusters::volumes::{PinnedVolume, pinned};
 use crate::clusters::{CONTROL_PLANE, ClusterApi, NodeError, shown};
-use crate::fleet::FleetError;
+use crate::operations::agent::Client;
 use crate::operations::stamp;
 use crate::store::Store;
 use crate::store::clusters::NodeRow;
+use crate::store::shared_storage::SharedRow;
+use crate::workflows::ask::once;
 use crate::workflows::{Context, Error};
 
 /// How many operations of a host are looked at for the newest that has ended.
@@ -47,6 +47,8 @@ pub(super) struct Known {
     pub(super) machine: String,
     /// The workers of its cluster, when it is the control plane: host and name of the Node.
     pub(super) workers: Vec<(String, String)>,
+    /// What it exports for storage classes.
+    pub(super) exports: Vec<SharedRow>,
     pub(super) cluster: Asked,
     /// Where the cluster keeps local volumes on the host: by its API, else by what an earlier uninstall had from it. What the
     /// cluster said at the join is in the agent's own record.
@@ -107,6 +109,9 @@ pub(super) async fn gather(context: &Context, host: &HostName) -> Result<Known, 
         never_ready,
         ..Known::default()
     };
+    known.exports = store.shared_storage().await?;
+    let served = |row: &SharedRow| row.made && row.host.as_deref() == Some(host.as_str());
+    known.exports.retain(served);
     let Some(node) = known.node.clone() else {
         known.inspected = inspect(context, host, &[]).await?;
         return Ok(known);
@@ -190,19 +195,12 @@ async fn inspect(
     host: &HostName,
     local_paths: &[String],
 ) -> Result<pb::InspectUninstallResponse, Error> {
-    let mut client = context.fleet.agent(host).await?;
-    let asked = client.inspect_uninstall(pb::InspectUninstallRequest {
+    let request = pb::InspectUninstallRequest {
         local_paths: local_paths.to_vec(),
-    });
-    let answer = timeout(LOOK, asked)
-        .await
-        .unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded("it did not answer in time")));
-    let answer = answer.map_err(|source| FleetError::Call {
-        host: host.clone(),
-        what: "what an uninstall would destroy",
-        source: Box::new(source),
-    })?;
-    Ok(answer.into_inner())
+    };
+    let what = "what an uninstall would destroy";
+    let look = |mut client: Client| async move { client.inspect_uninstall(request).await };
+    once(context, host, what, LOOK, look).await
 }
 
 /// The answer of a cluster.

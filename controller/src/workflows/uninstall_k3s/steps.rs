@@ -17,6 +17,7 @@ use crate::store::debts::{DebtKind, NewDebt};
 use crate::workflows::Context;
 use crate::workflows::ask::{again, facts, step_error};
 use crate::workflows::drain_node::{Cordoned, Ended, Eviction, evict_all};
+use crate::workflows::exports::{Leaving, follow_nodes};
 use crate::workflows::gather;
 use crate::workflows::record::database_failed;
 
@@ -174,6 +175,14 @@ pub(super) fn steps(context: &Context, planned: &Planned, operation: &str) -> Pl
     .then(
         info("delete-node", "delete the node from its cluster", ""),
         DeleteNode(with()),
+    )
+    .then(
+        info(
+            "storage-clients",
+            "take the node off the shared storage of its cluster",
+            "",
+        ),
+        TakeOffStorage(with()),
     )
     .then(info("forget", "forget the node", ""), Forget(shared))
 }
@@ -419,6 +428,40 @@ impl Step for DeleteNode {
                 )))
             }
         }
+    }
+}
+
+/// Takes the node from those that may mount what hosts export for the cluster. What can't be told now is told by the next node that
+/// comes or goes.
+struct TakeOffStorage(Arc<Shared>);
+
+#[async_trait]
+impl Step for TakeOffStorage {
+    async fn run(&self, reporter: &Reporter) -> Result<Done, StepError> {
+        let Shared {
+            context,
+            planned,
+            cordoned,
+        } = &*self.0;
+        if planned.cluster.is_empty() || planned.is_control_plane() {
+            return Ok(Done::skipped("no cluster is left that has shared storage"));
+        }
+        let followed = async {
+            let api = context.clusters.api_of(&planned.cluster).await?;
+            let leaving = Leaving {
+                host: planned.host.as_str(),
+                node: &planned.node_name,
+            };
+            follow_nodes(context, &api, &cordoned.operation, Some(leaving), reporter).await
+        };
+        // The node is gone whether or not an export knows.
+        followed.await.or_else(|error| {
+            let why = error.report().message.clone();
+            Ok(Done::warning(format!(
+                "whether exports still let {} mount can't be told: {why}",
+                planned.node_name
+            )))
+        })
     }
 }
 

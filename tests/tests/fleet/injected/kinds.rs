@@ -30,18 +30,23 @@ pub(super) enum Kind {
     Join,
     Drain,
     CheckStorage,
+    /// The worker exports the share.
+    SetupNfs,
+    RemoveStorage,
     RemoveControlPlane,
     RemoveWorker,
 }
 
 /// All that are tested.
-pub(super) const ALL: [Kind; 8] = [
+pub(super) const ALL: [Kind; 10] = [
     Kind::Install,
     Kind::Change,
     Kind::Adopt,
     Kind::Join,
     Kind::Drain,
     Kind::CheckStorage,
+    Kind::SetupNfs,
+    Kind::RemoveStorage,
     Kind::RemoveControlPlane,
     Kind::RemoveWorker,
 ];
@@ -57,6 +62,7 @@ pub(super) struct Ground {
     pods: usize,
     share: Share,
     has_class: bool,
+    has_driver: bool,
 }
 
 impl Ground {
@@ -76,6 +82,7 @@ impl Ground {
             pods: 0,
             share: Share::default(),
             has_class: false,
+            has_driver: false,
         }
     }
 
@@ -179,6 +186,16 @@ impl Ground {
         }
     }
 
+    /// Has the worker be able to export, and the cluster to make volumes on what it exports.
+    async fn bring_storage(&mut self) {
+        self.share.give_to(&self.control_plane);
+        self.share.give_to(self.worker());
+        if !std::mem::replace(&mut self.has_driver, true) {
+            self.share.serve_from(self.worker());
+            Share::bring_driver(&self.control_plane).await;
+        }
+    }
+
     async fn storage(&self) -> pb::ListStorageResponse {
         let request = pb::ListStorageRequest::default();
         let mut client = self.fleet.admin().await.storage();
@@ -205,6 +222,8 @@ impl Kind {
             Self::Join => "install-k8s-worker",
             Self::Drain => "drain-node",
             Self::CheckStorage => "check-storage",
+            Self::SetupNfs => "setup-nfs",
+            Self::RemoveStorage => "remove-storage",
             Self::RemoveControlPlane | Self::RemoveWorker => "uninstall-k8s",
         }
     }
@@ -215,9 +234,12 @@ impl Kind {
             Self::Install | Self::Change | Self::Adopt | Self::RemoveControlPlane => {
                 &mut ground.control_plane
             }
-            Self::Join | Self::Drain | Self::CheckStorage | Self::RemoveWorker => {
-                ground.worker.as_mut().expect("the ground has a worker")
-            }
+            Self::Join
+            | Self::Drain
+            | Self::CheckStorage
+            | Self::SetupNfs
+            | Self::RemoveStorage
+            | Self::RemoveWorker => ground.worker.as_mut().expect("the ground has a worker"),
         }
     }
 
@@ -228,7 +250,10 @@ impl Kind {
 
     /// Whether it takes little time. What asks two nodes and the API in each run takes more, and so does what restarts k3s.
     pub(super) fn is_short(self) -> bool {
-        !matches!(self, Self::Join | Self::RemoveWorker | Self::Change)
+        !matches!(
+            self,
+            Self::Join | Self::RemoveWorker | Self::Change | Self::SetupNfs
+        )
     }
 
     /// Whether the ground can be used again after it; nothing undoes an adoption.
@@ -239,7 +264,8 @@ impl Kind {
     /// Whether nothing orders these steps: what all hosts do on a share is done by all at once.
     pub(super) fn are_at_once(self, one: &str, other: &str) -> bool {
         let without_host = |step: &str| step.rsplit_once('-').map(|(kind, _)| kind.to_owned());
-        self == Self::CheckStorage && without_host(one) == without_host(other)
+        let proves = matches!(self, Self::CheckStorage | Self::SetupNfs);
+        proves && without_host(one) == without_host(other)
     }
 
     /// Gives it everything to do, on ground where it or its opposite was done before.
@@ -263,6 +289,7 @@ impl Kind {
                 ground.place_pod().await;
             }
             Self::CheckStorage => ground.put_share().await,
+            Self::SetupNfs | Self::RemoveStorage => ground.bring_storage().await,
             Self::Install | Self::Change | Self::Join | Self::RemoveControlPlane => {}
         }
     }
@@ -294,6 +321,25 @@ impl Kind {
             Self::Drain => admin.drain(WORKER).await,
             Self::CheckStorage => {
                 let answer = admin.check_storage(CONTROL_PLANE).await;
+                answer.map(|begun| begun.operation_id)
+            }
+            Self::SetupNfs => {
+                let request = pb::SetupNfsRequest {
+                    host: WORKER.to_owned(),
+                    share: PATH.to_owned(),
+                    install_server: true,
+                    ..pb::SetupNfsRequest::default()
+                };
+                let answer = admin.setup_nfs(request).await;
+                answer.map(|begun| begun.operation_id)
+            }
+            Self::RemoveStorage => {
+                let request = pb::RemoveStorageRequest {
+                    host: WORKER.to_owned(),
+                    share: PATH.to_owned(),
+                    ..pb::RemoveStorageRequest::default()
+                };
+                let answer = admin.remove_storage(request).await;
                 answer.map(|begun| begun.operation_id)
             }
             Self::RemoveControlPlane => {
@@ -342,6 +388,19 @@ impl Kind {
                 let both = [CONTROL_PLANE, WORKER].map(|host| (host.to_owned(), true));
                 assert_eq!(proved(&ground.storage().await), both, "{case}");
                 assert_eq!(ground.share.files(), Vec::<String>::new(), "{case}");
+            }
+            Self::SetupNfs => {
+                let both = [CONTROL_PLANE, WORKER].map(|host| (host.to_owned(), true));
+                assert_eq!(proved(&ground.storage().await), both, "{case}");
+                assert_eq!(ground.share.files(), Vec::<String>::new(), "{case}");
+                let mut nodes = [ground.control_plane.ip, ground.worker().ip];
+                nodes.sort_unstable();
+                let nodes = nodes.map(|ip| ip.to_string());
+                assert_eq!(ground.share.clients(PATH), nodes, "{case}");
+            }
+            Self::RemoveStorage => {
+                assert_eq!(proved(&ground.storage().await), [], "{case}");
+                assert_eq!(ground.share.clients(PATH), Vec::<String>::new(), "{case}");
             }
             Self::RemoveControlPlane => {
                 removed(&ground.control_plane, &ground.bare[0], case);
