@@ -130,7 +130,7 @@ impl Work<'_> {
     ) -> Result<Done, StepError> {
         let (host, record) = (self.host, &mut record);
         prepare::adopt(host, self.limits, record, state, &self.look).await?;
-        record.number(host, &export).await?;
+        let number = record.number(host, &export).await?;
         let path = export.share.to_string();
         let before = record.intend(&export);
         record.save(host).await?;
@@ -138,7 +138,9 @@ impl Work<'_> {
         if place.what == What::Nothing {
             self.make(&export, &mut told).await?;
         }
-        let served = self.serve(record, &path, before.as_ref(), &mut told).await;
+        let numbered = Numbered { export, number };
+        let served = self.serve(record, &numbered, before.as_ref(), &mut told);
+        let served = served.await;
         if let Err(error) = served {
             // What the server refuses must not be in its way when it starts next; the error counts, whatever becomes of this.
             let exports = record.numbered(None);
@@ -182,20 +184,16 @@ impl Work<'_> {
     async fn serve(
         &self,
         record: &mut Record,
-        path: &str,
+        current: &Numbered,
         before: Option<&Recorded>,
         told: &mut Told,
     ) -> Result<(), StepError> {
-        let exports = record.numbered(Some(path));
+        let exports = record.numbered(Some(current.export.share.as_str()));
         let (host, backend) = (self.host, self.backend);
         prepare::write_exports(host, record, backend, &exports, &self.look, told).await?;
         prepare::write_settings(host, record, backend, told).await?;
         self.bring_up(record, told).await?;
-        let current = exports.iter().find(|one| one.export.share.as_str() == path);
-        match current {
-            Some(current) => self.tell_server(current, before, told).await,
-            None => Ok(()),
-        }
+        self.tell_server(current, before, told).await
     }
 
     /// Has the server run, now and after a reboot.

@@ -174,9 +174,9 @@ impl Record {
     }
 
     /// Gives a share its number, for good.
-    pub(super) async fn number(&mut self, host: &Host, export: &Export) -> Result<(), StepError> {
-        if self.numbers.contains_key(export.share.as_str()) {
-            return Ok(());
+    pub(super) async fn number(&mut self, host: &Host, export: &Export) -> Result<u16, StepError> {
+        if let Some(number) = self.numbers.get(export.share.as_str()) {
+            return Ok(*number);
         }
         let others = foreign::numbers(host).await?;
         let given: Vec<u16> = self.numbers.values().copied().collect();
@@ -190,7 +190,7 @@ impl Record {
             .hint("take a share that this node exported before, or another node")
         })?;
         self.numbers.insert(export.share.to_string(), number);
-        Ok(())
+        Ok(number)
     }
 
     /// What the file of exports is to hold: what is served, and of `current` what is intended. An intent of another task that was

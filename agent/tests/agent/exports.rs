@@ -506,3 +506,28 @@ async fn a_share_whose_disk_is_not_mounted_is_not_made_anew() {
     assert!(!host.root.path(SHARE).exists());
     assert!(read(host, OUR_EXPORTS).contains("Clients = 10.0.0.5;"));
 }
+
+#[tokio::test]
+async fn an_installation_that_was_cut_short_is_done_again_although_its_files_are_there() {
+    let (_controller, node, _agent, mut client) = joined().await;
+    without_nfsd(&node.host);
+    node.host.outside.on_run(|root, program| {
+        let is_install = program.arguments.iter().any(|one| one == "install");
+        if is_install {
+            bring_ganesha(root);
+        }
+        Ran {
+            status: i32::from(is_install),
+            tail: Vec::new(),
+        }
+    });
+    let cut = done(&mut client, install(pb::NfsBackend::Ganesha)).await;
+    assert_eq!(reason(cut), "PACKAGES_FAILED");
+    node.host.outside.on_run(|_, _| Ran::default());
+    let ran = node.host.outside.ran().len();
+    let again = done(&mut client, install(pb::NfsBackend::Ganesha)).await;
+    assert_eq!(again.expect("installed").0, Repaired);
+    assert!(node.host.outside.ran().len() > ran);
+    let there = done(&mut client, install(pb::NfsBackend::Ganesha)).await;
+    assert_eq!(there.expect("there").0, Unchanged);
+}

@@ -61,3 +61,31 @@ async fn a_server_that_others_use_goes_on() {
     assert!(is_up(host, GANESHA).await && host.root.path(MAIN).exists());
     assert!(host.ganesha.exports().is_empty());
 }
+
+#[tokio::test]
+async fn a_path_of_ours_that_others_export_too_is_refused() {
+    let (_controller, node, _agent, mut client) = joined().await;
+    let host = &node.host;
+    without_nfsd(host);
+    bring_ganesha(&host.root);
+    let made = done(&mut client, ensure(SHARE, &["10.0.0.5"])).await;
+    made.expect("exported");
+    write(&host.root, "/etc/exports", &format!("{SHARE} *(rw)\n"));
+    let refused = done(&mut client, ensure(SHARE, &["10.0.0.5"])).await;
+    assert_eq!(reason(refused), "EXPORT_FOREIGN");
+}
+
+#[tokio::test]
+async fn a_server_of_which_not_everything_can_be_seen_goes_on() {
+    let (_controller, node, _agent, mut client) = joined().await;
+    let host = &node.host;
+    without_nfsd(host);
+    bring_ganesha(&host.root);
+    let made = done(&mut client, ensure(SHARE, &["10.0.0.5"])).await;
+    made.expect("exported");
+    let settings = format!("{}%url rados://pool/exports\n", read(host, MAIN));
+    write(&host.root, MAIN, &settings);
+    let gone = done(&mut client, remove(SHARE)).await.expect("removed");
+    assert!(gone.1.contains("rados://pool/exports"), "{}", gone.1);
+    assert!(is_up(host, GANESHA).await);
+}
